@@ -1,0 +1,1 @@
+"""The Tandem agent: backs up, restores and keeps the tiers level."""

@@ -1,0 +1,1 @@
+"""The provider's side: a jailed SFTP endpoint for tiers."""
