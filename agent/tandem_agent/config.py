@@ -1,0 +1,108 @@
+"""The configuration as frozen dataclasses, and where its one TOML file is.
+
+Passwords and passphrases never stand in the file; it names where they are to be had. Checking it is
+config_read.py's, writing it config_write.py's.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from tandem_protocol.errors import Usage
+
+from .places import Place
+
+MAX_FILE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class RetryConfig:
+    """How often and at what distance an operation on a tier is tried (A2)."""
+
+    attempts: int = 10
+    first_delay_seconds: float = 1.0
+    max_delay_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class TierConfig:
+    """One tier as configured. ``password_command`` is an argument list; ``host_keys`` are pins
+    ("SHA256:…" or known_hosts lines) that hold besides those in the pinned file."""
+
+    name: str
+    place: Place
+    tier_id: bytes | None = None
+    identity_file: str | None = None
+    password_command: tuple[str, ...] | None = None
+    password_file: str | None = None
+    host_keys: tuple[str, ...] = ()
+    retries: RetryConfig = field(default_factory=RetryConfig)
+
+    @property
+    def url(self) -> str:
+        return self.place.url
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration. ``path`` is the file it came from ("" when built from arguments), sources
+    are absolute; every other file name is absolute too."""
+
+    tiers: tuple[TierConfig, ...]
+    state_dir: str
+    sources: tuple[bytes, ...] = ()
+    exclude: tuple[str, ...] = ()
+    one_file_system: bool = False
+    passphrase_command: tuple[str, ...] | None = None
+    passphrase_file: str | None = None
+    path: str = ""
+
+    @property
+    def known_hosts_path(self) -> str:
+        """The file with the pinned host keys of this repository's tiers, in OpenSSH's format."""
+        return os.path.join(self.state_dir, "known_hosts")
+
+
+def default_config_path() -> str:
+    """``TANDEM_CONFIG``, else ``tandem/agent.toml`` in the platform's user configuration folder."""
+    from_environment = os.environ.get("TANDEM_CONFIG")
+    if from_environment:
+        return os.path.abspath(os.path.expanduser(from_environment))
+    from platformdirs import user_config_dir
+
+    return os.path.join(user_config_dir("tandem", appauthor=False), "agent.toml")
+
+
+def default_state_dir() -> str:
+    """``tandem`` in the platform's user state folder."""
+    from platformdirs import user_state_dir
+
+    return user_state_dir("tandem", appauthor=False)
+
+
+def load_config(path: str | None = None) -> Config:
+    """The configuration in ``path`` (else the default place). Raises `Usage` alone."""
+    path = os.path.abspath(os.path.expanduser(path)) if path else default_config_path()
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise Usage(
+            f"no configuration at {path}", "make one with 'tandem init', or name yours with --config"
+        ) from None
+    except OSError as error:
+        raise Usage(
+            f"cannot read the configuration {path}: {error.strerror}", "check its owner and mode"
+        ) from None
+    if len(data) > MAX_FILE_BYTES:
+        raise Usage(
+            f"{path} is over 1 MiB", "this is not a configuration of Tandem; name yours with --config"
+        )
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise Usage(f"{path} is not UTF-8 text", "save it as UTF-8") from None
+    from .config_read import parse_config
+
+    return parse_config(text, path)

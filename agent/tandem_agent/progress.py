@@ -1,0 +1,37 @@
+"""What a running operation counts, for whoever watches it.
+
+Plain mutable numbers: the operation adds, the watcher reads a few times a second. A sum read while it
+is added to may be a moment old, which is all a progress line needs. No output here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class TierProgress:
+    """One tier's side. Sizes in bytes; ``state`` is a word for people ("online", "offline" …)."""
+
+    queued_bytes: int = 0
+    sent_bytes: int = 0
+    state: str = ""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counters of one operation. Sizes in bytes; ``bytes_total_estimate`` is 0 while nobody knows.
+    ``phase`` is a word for people, ``current_path`` the file in hand (any bytes, not yet printable)."""
+
+    files: int = 0
+    dirs: int = 0
+    bytes_read: int = 0
+    bytes_total_estimate: int = 0
+    bytes_stored: int = 0
+    current_path: bytes = b""
+    phase: str = ""
+    tiers: dict[str, TierProgress] = field(default_factory=dict)
+
+    def tier(self, name: str) -> TierProgress:
+        """The counters of the tier called ``name``, made at first use."""
+        return self.tiers.setdefault(name, TierProgress())
