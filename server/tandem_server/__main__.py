@@ -1,0 +1,5 @@
+"""``python -m tandem_server``."""
+
+from tandem_server.cli import main
+
+main()
