@@ -1,0 +1,72 @@
+"""`python -m tests.soak --kills 50 --cuts 200 --seed N`: the long campaigns; exit 1 at the first thing
+lost."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+from tests.soak import cuts, kills
+from tests.support import powercut
+from tests.support.campaign import Tally
+from tests.support.lab import LabFailure
+from tests.support.treegen import remove_tree
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs what was asked for; prints a line per strike and a summary per campaign."""
+    options = _options(arguments)
+    seed = options.seed if options.seed is not None else secrets.randbelow(1_000_000)
+    wanted: list[tuple[str, int, Callable[[str, int, int], list[Tally]], str | None]] = [
+        ("kills", options.kills, kills.campaign, kills.why_not()),
+        ("cuts", options.cuts, cuts.campaign, powercut.why_not()),
+    ]
+    for name, count, campaign, obstacle in wanted:
+        if not count:
+            continue
+        if obstacle:
+            print(f"{name}: not possible here: {obstacle}")
+            return 1
+        if not _run(name, count, campaign, seed, options.workdir):
+            return 1
+    return 0
+
+
+def _run(
+    name: str, count: int, campaign: Callable[[str, int, int], list[Tally]], seed: int, workdir: str | None
+) -> bool:
+    start = time.monotonic()
+    print(f"{name}: {count}, seed {seed}", flush=True)
+    folder = tempfile.mkdtemp(prefix=f"tandem-{name}-", dir=workdir)
+    try:
+        tallies = campaign(folder, count, seed)
+    except LabFailure as failure:
+        print(f"\nFAILED: {failure}\nAgain: python -m tests.soak --{name} {count} --seed {seed}", flush=True)
+        return False
+    finally:
+        remove_tree(folder)
+    for tally in tallies:
+        print(f"  {tally}")
+    print(f"{name}: {count} done in {time.monotonic() - start:.0f} s, nothing lost", flush=True)
+    return True
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--kills", type=int, default=0, help="SIGKILLs, with a vault and a real sshd")
+    parser.add_argument("--cuts", type=int, default=0, help="power cuts of the disk with vault and state")
+    parser.add_argument("--seed", type=int, help="default: a random one, printed")
+    parser.add_argument("--workdir", type=os.path.abspath, help="where work folders are made (default: /tmp)")
+    options = parser.parse_args(arguments)
+    if not options.kills and not options.cuts:
+        parser.error("nothing to do: give --kills N or --cuts N")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
