@@ -21,13 +21,14 @@ from .places import parse_place
 TIER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
-def parse_config(text: str, path: str) -> Config:
-    """The configuration in ``text``, which stands (or will stand) in the file ``path``."""
+def parse_config(text: str, path: str, where: str = "") -> Config:
+    """The configuration in ``text``, which stands in the file ``path``; or will stand there, and then
+    messages name ``where`` it is said now."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise Usage(f"{path} is not valid TOML: {error}", "correct that line") from None
-    return _Reader(text, path).config(document)
+    return _Reader(text, path, where).config(document)
 
 
 _TIER_KEYS = (
@@ -56,7 +57,8 @@ _SECRETS = {"password", "passphrase"}
 class _Reader:
     """One pass over one document; knows the text only to tell line numbers."""
 
-    def __init__(self, text: str, path: str) -> None:
+    def __init__(self, text: str, path: str, where: str) -> None:
+        self._where = where
         self._text = text
         self._path = path
         self._folder = os.path.dirname(path) or "."
@@ -221,7 +223,7 @@ class _Reader:
 
     def _fail(self, at: tuple[Any, ...], what: str, remedy: str) -> NoReturn:
         line = _line_of(self._text, at)
-        where = f"{self._path}, line {line}" if line else self._path
+        where = self._where or (f"{self._path}, line {line}" if line else self._path)
         raise Usage(f"{where}: {what}", remedy)
 
 

@@ -10,7 +10,7 @@ import getpass
 import os
 import re
 from dataclasses import dataclass
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from tandem_protocol.errors import Usage
 
@@ -23,8 +23,8 @@ _LATER = {"ftp", "ftps", "ftpes"}
 class Place:
     """A parsed tier URL. ``scheme`` is "file" or "sftp"; the last three fields are set for sftp alone.
 
-    ``path`` is absolute for file. For sftp it is as the server shows it: absolute, or relative to the
-    login folder where the URL says ``/~/``.
+    ``path`` is absolute for file. For sftp it is relative to the login folder, or absolute (as the server
+    shows it) where the URL has two slashes after the host.
     """
 
     scheme: str
@@ -40,13 +40,13 @@ class Place:
             return "file://" + quote(os.fsencode(self.path))
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == SFTP_PORT else f":{self.port}"
-        path = self.path if self.path.startswith("/") else f"/~/{self.path}"
-        return f"sftp://{quote(self.user, safe='')}@{host}{port}{quote(path, safe='/~')}"
+        return f"sftp://{quote(self.user, safe='')}@{host}{port}/{quote(os.fsencode(self.path))}"
 
 
 def parse_place(url: str, base: str) -> Place:
     """The place of ``url``: ``file:///folder``, a plain folder (relative ones from ``base``), or
-    ``sftp://[user@]host[:port]/folder``. Anything else raises `Usage`."""
+    ``sftp://[user@]host[:port]/folder`` (from the login folder; ``//folder`` is absolute). Anything else
+    raises `Usage`."""
     found = _SCHEME.match(url)
     if found is None:
         return _folder(os.path.join(base, os.path.expanduser(url)), url)
@@ -72,7 +72,7 @@ def _file_url(url: str) -> Place:
         rest = rest[len("localhost") :]
     if not rest.startswith("/"):
         raise Usage(f"not an absolute folder: {url}", "write it with three slashes: file:///mnt/nas/tandem")
-    return _folder(os.fsdecode(_unquoted(rest)), rest)
+    return _folder(os.fsdecode(unquote_to_bytes(rest)), rest)
 
 
 def _sftp_url(url: str) -> Place:
@@ -89,18 +89,10 @@ def _sftp_url(url: str) -> Place:
     if not host or parts.query or parts.fragment:
         raise Usage(f"not a place: {url}", "write sftp://USER@HOST:PORT/FOLDER")
     user = unquote(parts.username) if parts.username else getpass.getuser()
-    path = os.path.normpath(os.fsdecode(_unquoted(parts.path or "/")))
-    path = "/" + path.lstrip("/")
-    if path == "/":
+    path = os.path.normpath(os.fsdecode(unquote_to_bytes(parts.path[1:].removeprefix("~/"))))
+    path = "/" + path.lstrip("/") if path.startswith("/") else path
+    if path in (".", "/") or path.split("/")[0] == "..":
         raise Usage(f"no folder in {url}", "name one: sftp://USER@HOST:PORT/FOLDER")
-    if path.startswith("/~/"):
-        path = path[len("/~/") :]
     if "\0" in path or host.startswith("-") or user.startswith("-"):
         raise Usage("an sftp:// URL with a bad host, user or folder", "write sftp://USER@HOST:PORT/FOLDER")
     return Place("sftp", path, host, port or SFTP_PORT, user)
-
-
-def _unquoted(text: str) -> bytes:
-    from urllib.parse import unquote_to_bytes
-
-    return unquote_to_bytes(text)

@@ -1,0 +1,96 @@
+"""`tandem backups`: all backups, also failed ones; `backups show` is everything known about one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tandem_protocol.errors import Missing, Usage
+
+from . import output
+from .common import Settings, common_options, run_async
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="\b\nExample:\n  tandem backups\n  tandem backups --json\n  tandem backups show latest",
+)
+@common_options
+@click.pass_context
+def backups(ctx: click.Context) -> int:
+    """List all backups, oldest first."""
+    if ctx.invoked_subcommand is not None:
+        return 0
+    settings: Settings = ctx.obj
+    found = _read(settings)
+    if settings.json:
+        output.emit_json(found)
+    else:
+        rows = [
+            [
+                b.name,
+                b.status,
+                output.shown(b.started or ""),
+                output.number(b.files or 0),
+                output.size(b.bytes or 0),
+                ", ".join(b.tiers) or "no tier",
+                output.shown(b.error or ""),
+            ]
+            for b in found
+        ]
+        output.emit_table(["NAME", "STATUS", "STARTED", "FILES", "SIZE", "ON", ""], rows, right=[3, 4])
+    return 0
+
+
+@backups.command(
+    "show", epilog="\b\nExample:\n  tandem backups show latest\n  tandem backups show 26112201 --json"
+)
+@click.argument("backup_id", metavar="ID")
+@common_options
+@click.pass_obj
+def backups_show(settings: Settings, backup_id: str) -> int:
+    """Show all that is known about the backup ID (a name, `latest`, or the start of its id)."""
+    backup = find_backup(_read(settings), backup_id)
+    if settings.json:
+        output.emit_json(backup)
+        return 0
+    shown = output.plain(backup)
+    width = max(len(name) for name in shown)
+    for name, value in shown.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+        print(f"{name:<{width}}  {output.shown(text)}".rstrip())
+    return 0
+
+
+def find_backup(backups: list[Any], wanted: str) -> Any:
+    """The one backup called ``wanted``: its name, "latest" (the newest that did not fail), or the start
+    (8 hex digits or more) of its id. `Missing` or `Usage` otherwise."""
+    if wanted == "latest":
+        good = [b for b in backups if b.status in ("complete", "partial")]
+        if not good:
+            raise Missing("there is no backup yet", "make one with 'tandem backup'")
+        return max(good, key=lambda b: b.revision)
+    found = [b for b in backups if b.name == wanted]
+    if not found and len(wanted) >= 8:
+        found = [b for b in backups if b.id.hex().startswith(wanted.lower())]
+    if not found:
+        raise Missing(f"there is no backup {wanted}", "see 'tandem backups'")
+    if len(found) > 1:
+        raise Usage(
+            f"{len(found)} backups are called {wanted}", "give more of the id from 'tandem backups --json'"
+        )
+    return found[0]
+
+
+def _read(settings: Settings) -> list[Any]:
+    config = settings.load()
+
+    async def run() -> list[Any]:
+        from ..backups import list_backups
+        from ..wiring import open_agent
+
+        async with open_agent(config, settings.passphrase(config)) as agent:
+            return list(list_backups(agent))
+
+    return run_async(run())

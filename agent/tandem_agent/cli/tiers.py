@@ -1,0 +1,105 @@
+"""`tandem tiers` and `tandem sync`: the state of each tier, and bringing the lagging ones up to date."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from . import output
+from .common import Settings, common_options, run_async
+
+if TYPE_CHECKING:
+    from ..config import Config
+    from ..resync import SyncResult
+    from ..tiers.status import TiersStatus
+
+NO_TIER = 5
+
+
+@click.command(epilog="\b\nExample:\n  tandem tiers\n  tandem tiers --json")
+@common_options
+@click.pass_obj
+def tiers(settings: Settings) -> int:
+    """Show the state of each tier: its revision, and what it lacks."""
+    config = settings.load()
+    status = run_async(_tiers(settings, config))
+    if settings.json:
+        output.emit_json(status)
+        return 0
+    print(f"Head: revision {status.head}")
+    rows = [
+        [
+            tier.name,
+            str(tier.state),
+            str(tier.revision),
+            _lacks(tier.missing_revisions, tier.missing_objects, tier.missing_bytes),
+            output.shown(tier.url),
+            output.shown(tier.reason or ""),
+        ]
+        for tier in status.tiers
+    ]
+    output.emit_table(["NAME", "STATE", "REVISION", "LACKS", "URL", ""], rows, right=[2])
+    return 0
+
+
+async def _tiers(settings: Settings, config: Config) -> TiersStatus:
+    from ..tiers.status import tiers_status
+    from ..wiring import open_agent
+
+    async with open_agent(config, settings.passphrase(config)) as agent:
+        return await tiers_status(agent)
+
+
+def _lacks(revisions: int | None, objects: int | None, size: int | None) -> str:
+    if not revisions and not objects:
+        return "nothing" if revisions == 0 else "-"
+    return f"{revisions} revisions, {objects} objects, {output.size(size or 0)}"
+
+
+@click.command(epilog="\b\nExample:\n  tandem sync\n  tandem sync remote --full")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--full", is_flag=True, help="Compare everything a tier has with what it should have.")
+@common_options
+@click.pass_obj
+def sync(settings: Settings, names: tuple[str, ...], full: bool) -> int:
+    """Bring tier NAME (else all) up to date. Stopped half-way, it goes on there the next time."""
+    config = settings.load()
+    known = [tier.name for tier in config.tiers]
+    for name in names:
+        if name not in known:
+            raise click.BadParameter(
+                f"no tier is called {name!r}; there are: {', '.join(known)}", param_hint="NAME"
+            )
+    result = run_async(_sync(settings, config, list(names), full))
+    if settings.json:
+        output.emit_json(result)
+    else:
+        rows = [
+            [
+                tier.name,
+                str(tier.state),
+                str(tier.revisions),
+                str(tier.objects),
+                output.size(tier.bytes),
+                output.duration(tier.seconds),
+                output.shown(tier.reason or ""),
+            ]
+            for tier in result.tiers
+        ]
+        output.emit_table(
+            ["NAME", "STATE", "REVISIONS", "OBJECTS", "SENT", "TIME", ""], rows, right=[2, 3, 4, 5]
+        )
+    return 0 if all(tier.state == "online" for tier in result.tiers) else NO_TIER
+
+
+async def _sync(settings: Settings, config: Config, names: list[str], full: bool) -> SyncResult:
+    from ..progress import Progress
+    from ..resync import sync as run_sync
+    from ..wiring import open_agent
+    from .progress import live
+
+    progress = Progress()
+    async with open_agent(config, settings.passphrase(config)) as agent:
+        with live(progress, enabled=not settings.quiet):
+            return await run_sync(agent, names, full, progress)
