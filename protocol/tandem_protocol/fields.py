@@ -5,7 +5,7 @@ Fields that nobody asks for are ignored: a newer program may have added them.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from .errors import Corrupt
 
@@ -14,6 +14,11 @@ _Int = int
 _Str = str
 _Bool = bool
 _List = list[Any]
+_Tuple = tuple[Any, ...]
+_Dict = dict[str, Any]
+_DICT: Any = dict
+_LIST: Any = list
+_TUPLE: Any = tuple
 _T = TypeVar("_T")
 _MISSING: Any = object()
 
@@ -35,7 +40,7 @@ class Fields:
             value = default
         if type(value) is not kind:  # isinstance would take True for a number
             raise self.bad(name)
-        return cast(_T, value)
+        return value
 
     def bad(self, name: _Str) -> Corrupt:
         """The error to raise for a field that does not fit."""
@@ -72,9 +77,14 @@ class Fields:
 
     def list(self, name: _Str, max: _Int = 1 << 16, default: Any = _MISSING) -> _List:
         """An array of at most ``max`` items, whose types are for the caller to check."""
-        value: _List = self._take(name, list, default)
+        value: _List = self._take(name, _LIST, default)
         if len(value) > max:
             raise self.bad(name)
+        return value
+
+    def tuple(self, name: _Str) -> _Tuple:
+        """An array, where the decoder was told to make tuples of them."""
+        value: _Tuple = self._take(name, _TUPLE, _MISSING)
         return value
 
     def bytes_list(
@@ -87,6 +97,11 @@ class Fields:
                 raise self.bad(name)
         return value
 
+    def dict(self, name: _Str, default: Any = _MISSING) -> _Dict:
+        """A map in the map, as it is."""
+        value: _Dict = self._take(name, _DICT, default)
+        return value
+
     def map(self, name: _Str, default: Any = _MISSING) -> Fields:
         """A map in the map."""
-        return Fields(self._take(name, dict, default), f"{self._what} ({name})")
+        return Fields(self._take(name, _DICT, default), f"{self._what} ({name})")
