@@ -30,6 +30,7 @@ HEADER_SIZE = _HEADER.size
 SIGNATURE_SIZE = 64
 MAX_DOCUMENT = 4 << 20
 MAX_DEPTH = 12
+MAX_ARRAY = 1 << 16
 MAX_CONTAINERS = 1 << 18
 UPGRADE = "upgrade tandem"
 
@@ -102,8 +103,8 @@ def encode(value: object) -> bytes:
 class _Containers:
     """Counts maps and arrays while they are decoded, so that a few bytes cannot become gigabytes."""
 
-    def __init__(self) -> None:
-        self.left = MAX_CONTAINERS
+    def __init__(self, most: int) -> None:
+        self.left = most
 
     def array(self, value: list[object]) -> list[object]:
         self.left -= 1
@@ -116,8 +117,6 @@ class _Containers:
         found = dict(pairs)
         if self.left < 0 or len(found) != len(pairs):
             raise ValueError("too many containers, or a key that comes twice")
-        if any(type(key) is not str for key in found):
-            raise ValueError("a key that is not a string")
         return found
 
 
@@ -125,34 +124,37 @@ def _no_extension(code: int, data: bytes) -> object:
     raise ValueError(f"extension type {code} of {len(data)} bytes")
 
 
-def unpack(data: Buffer, max_size: int, what: str, **options: Any) -> object:
-    """One msgpack value, with every length capped by ``max_size`` and by the size of ``data`` itself.
+def unpack(
+    data: Buffer,
+    max_size: int,
+    what: str,
+    max_array: int = MAX_ARRAY,
+    max_containers: int = MAX_CONTAINERS,
+) -> object:
+    """One msgpack value, with every length and the number of containers capped before they are allocated.
 
-    For decoders that check the shape of everything themselves (pages, segments); the others use `decode`.
-    ``options`` go to msgpack's Unpacker. Raises `Corrupt`.
+    For decoders that check the shape of everything themselves (pages, lists); the others use `decode`.
+    Map keys are strings or bytes, none twice. Raises `Corrupt`.
     """
     size = len(data)
     if size > max_size:
         raise Corrupt(f"{what} has {size} bytes, more than the {max_size} that are possible")
-    unpacker = msgpack.Unpacker(
-        raw=False,
-        max_buffer_size=max(size, 1),
-        max_str_len=size,
-        max_bin_len=size,
-        max_array_len=size,
-        max_map_len=size // 2,
-        max_ext_len=0,
-        ext_hook=_no_extension,
-        **options,
-    )
+    containers = _Containers(max_containers)
     try:
-        unpacker.feed(data)
-        value: object = unpacker.unpack()
-        read = unpacker.tell()
+        value: object = msgpack.unpackb(
+            data,
+            raw=False,
+            list_hook=containers.array,
+            object_pairs_hook=containers.map,
+            ext_hook=_no_extension,
+            max_str_len=size,
+            max_bin_len=size,
+            max_array_len=min(max_array, size),
+            max_map_len=min(max_array, size),
+            max_ext_len=0,
+        )
     except Exception as error:  # msgpack raises a dozen kinds, down to plain Exception; all mean this
         raise Corrupt(f"{what} does not decode ({type(error).__name__})") from error
-    if read != size:
-        raise Corrupt(f"{what} has {size - read} bytes too many")
     return value
 
 
@@ -167,6 +169,8 @@ def _check_shape(value: object, max_depth: int, what: str) -> None:
             if isinstance(item, list):
                 below.extend(item)
             elif isinstance(item, dict):
+                if any(type(key) is not str for key in item):
+                    raise Corrupt(f"{what} holds a key that is not a string")
                 below.extend(item.values())
             elif not isinstance(item, _SCALARS):
                 raise Corrupt(f"{what} holds a value of type {type(item).__name__}")
@@ -181,8 +185,7 @@ def decode(data: Buffer, max_size: int, max_depth: int = MAX_DEPTH, what: str = 
 
     Raises `Corrupt` for bytes left over, keys that come twice, floats, extensions, and above the caps.
     """
-    containers = _Containers()
-    value = unpack(data, max_size, what, list_hook=containers.array, object_pairs_hook=containers.map)
+    value = unpack(data, max_size, what)
     _check_shape(value, max_depth, what)
     return value
 

@@ -14,11 +14,9 @@ _Int = int
 _Str = str
 _Bool = bool
 _List = list[Any]
-_Tuple = tuple[Any, ...]
 _Dict = dict[str, Any]
 _DICT: Any = dict
 _LIST: Any = list
-_TUPLE: Any = tuple
 _T = TypeVar("_T")
 _MISSING: Any = object()
 
@@ -80,11 +78,6 @@ class Fields:
         value: _List = self._take(name, _LIST, default)
         if len(value) > max:
             raise self.bad(name)
-        return value
-
-    def tuple(self, name: _Str) -> _Tuple:
-        """An array, where the decoder was told to make tuples of them."""
-        value: _Tuple = self._take(name, _TUPLE, _MISSING)
         return value
 
     def bytes_list(

@@ -20,6 +20,7 @@ from .pack import MAX_BLOBS, PACK_TYPES, SealedPack
 from .seal import Buffer, open_part, seal_part
 
 MAX_SEGMENT_BLOBS = 200_000
+MAX_SEGMENT_PACKS = 16_384
 MAX_SEGMENT = 64 << 20
 _TYPE = DocType.INDEX_SEGMENT
 
@@ -51,7 +52,7 @@ def split_entries(entries: Iterable[PackEntry]) -> list[list[PackEntry]]:
     room = 0
     for entry in entries:
         blobs = entry.blobs
-        if blobs > room or not groups:
+        if blobs > room or not groups or len(groups[-1]) == MAX_SEGMENT_PACKS:
             groups.append([])
             room = MAX_SEGMENT_BLOBS
         groups[-1].append(entry)
@@ -60,9 +61,9 @@ def split_entries(entries: Iterable[PackEntry]) -> list[list[PackEntry]]:
 
 
 def encode_segment(ring: KeyRing, entries: Sequence[PackEntry]) -> bytes:
-    """The object's bytes. At most `MAX_SEGMENT_BLOBS` blobs: see `split_entries`."""
-    if sum(entry.blobs for entry in entries) > MAX_SEGMENT_BLOBS:
-        raise ValueError("too many blobs for one index segment")
+    """The object's bytes, within `MAX_SEGMENT_BLOBS` and `MAX_SEGMENT_PACKS`: see `split_entries`."""
+    if sum(entry.blobs for entry in entries) > MAX_SEGMENT_BLOBS or len(entries) > MAX_SEGMENT_PACKS:
+        raise ValueError("too much for one index segment")
     packs = [
         {
             "name": entry.name,
@@ -91,7 +92,7 @@ def decode_segment(ring: KeyRing, data: Buffer) -> list[PackEntry]:
     fields = Fields(decode_map(payload, MAX_SEGMENT, what="index segment"), "index segment")
     if fields.int("content_id_key", 1, 2**32 - 1) != ring.content_id_key[0]:
         raise Corrupt("an index segment is of another content-id key than this key ring")
-    entries = [_entry(Fields(item, "index segment")) for item in fields.list("packs", MAX_SEGMENT_BLOBS)]
+    entries = [_entry(Fields(item, "index segment")) for item in fields.list("packs", MAX_SEGMENT_PACKS)]
     if sum(entry.blobs for entry in entries) > MAX_SEGMENT_BLOBS:
         raise Corrupt("an index segment with too many blobs")
     return entries

@@ -7,9 +7,11 @@ A list is trusted because a signed record names it by the hash of its bytes; tha
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from .envelope import HEADER_SIZE, SUITE_PLAIN, DocType, encode, pack_header, read_header, unpack
 from .errors import Corrupt
@@ -20,6 +22,7 @@ from .seal import Buffer
 MAX_ENTRIES = 100_000
 MAX_LIST = 32 << 20
 MAX_DEAD = 256
+NAME_SIZE = 32
 _TYPES = {str(kind): kind for kind in ObjectType}
 
 
@@ -51,22 +54,36 @@ def encode_list(entries: Sequence[ListEntry]) -> bytes:
 def decode_list(data: Buffer) -> list[ListEntry]:
     """The entries. Raises `Corrupt`, `Unsupported`."""
     read_header(data, (DocType.LIST,), SUITE_PLAIN)
-    fields = Fields(unpack(memoryview(data)[HEADER_SIZE:], MAX_LIST, "list"), "list")
-    entries = [_entry(row) for row in fields.list("entries", MAX_ENTRIES)]
-    if any(a.name >= b.name for a, b in pairwise(entries)):
+    body = memoryview(data)[HEADER_SIZE:]
+    fields = Fields(unpack(body, MAX_LIST, "list", MAX_ENTRIES, 2 * MAX_ENTRIES + 2), "list")
+    rows = fields.list("entries", MAX_ENTRIES)
+    if not rows:
+        return []
+    if set(map(type, rows)) != {list} or set(map(len, rows)) != {4}:
+        raise Corrupt("a list with an entry that is not one")
+    kinds, names, sizes, dead = zip(*rows, strict=True)
+    _check_columns(kinds, names, sizes, dead)
+    return list(map(ListEntry, map(_TYPES.__getitem__, kinds), names, sizes, dead))
+
+
+def _check_columns(
+    kinds: tuple[object, ...], names: tuple[Any, ...], sizes: tuple[Any, ...], dead: tuple[object, ...]
+) -> None:
+    """By columns: a repository may have a hundred thousand packs."""
+    if set(map(type, kinds)) != {str} or not _TYPES.keys() >= set(kinds):
+        raise Corrupt("a list with an object of unknown type")
+    if set(map(type, names)) != {bytes} or set(map(len, names)) != {NAME_SIZE}:
+        raise Corrupt("a list with a wrong name")
+    if set(map(type, sizes)) != {int} or min(sizes) < 0 or max(sizes) >= 2**63:
+        raise Corrupt("a list with a wrong size")
+    if not all(map(operator.lt, names, names[1:])):
         raise Corrupt("a list is not in order")
-    return entries
+    if not all(map(_tier_ids, dead)):
+        raise Corrupt("a list with a wrong tier id")
 
 
-def _entry(row: object) -> ListEntry:
-    match row:
-        case [str(kind), bytes(name), int(size), list(dead)] if (
-            kind in _TYPES
-            and len(name) == 32
-            and 0 <= size < 2**63
-            and size is not True
-            and len(dead) <= MAX_DEAD
-            and all(type(tier) is bytes and len(tier) == 16 for tier in dead)
-        ):
-            return ListEntry(_TYPES[kind], name, size, dead)
-    raise Corrupt("a list with an entry that is not one")
+def _tier_ids(value: object) -> bool:
+    return type(value) is list and (
+        not value
+        or (len(value) <= MAX_DEAD and all(type(tier) is bytes and len(tier) == 16 for tier in value))
+    )

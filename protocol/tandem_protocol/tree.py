@@ -15,7 +15,7 @@ from zlib import crc32
 
 import msgpack
 
-from .envelope import UPGRADE, unpack
+from .envelope import MAX_ARRAY, UPGRADE, unpack
 from .errors import Corrupt, Refused, Unsupported
 from .fields import Fields
 from .seal import ID_SIZE, Buffer
@@ -28,8 +28,8 @@ Entry = tuple[int, bytes, int, int, int, int, int, int, bytes, dict[str, Any] | 
 ``mode`` holds the 12 permission bits. ``content``: of a file the ids of its blobs, concatenated; of a
 directory the ids of its pages; of a symlink its target; else empty. Above 1,024 ids (`MAX_IDS`), ``content``
 holds the ids of blobs that hold the ids, and extras["indirect"] is 1. Other extras, None without any:
-"x" {name: value} extended attributes, all bytes; "l" (device, inode) of a file with several links;
-"s" ((offset, length), …) the data of a sparse file, of which content holds nothing else; "r" (major, minor).
+"x" {name: value} extended attributes, all bytes; "l" [device, inode] of a file with several links;
+"s" [[offset, length], …] the data of a sparse file, of which content holds nothing else; "r" [major, minor].
 """
 
 VERSION = 1
@@ -91,7 +91,7 @@ class PageBuilder:
             raise Refused(f"the metadata of one file takes {size} bytes, more than the {MAX_ENTRY} possible")
         self._last = name
         full = None
-        if self._size + size > TARGET_PAGE - _FRONT and self._rows:
+        if self._rows and (self._size + size > TARGET_PAGE - _FRONT or len(self._rows) == MAX_ARRAY):
             full = self.finish()
         self._rows.append(row)
         self._size += size
@@ -138,7 +138,7 @@ def _writable(name: str) -> bool:
 
 def decode_page(data: Buffer) -> Page:
     """The entries of a page, every field of them checked. Raises `Corrupt`, `Unsupported`."""
-    value = unpack(data, MAX_PAGE, _PAGE, use_list=False)
+    value = unpack(data, MAX_PAGE, _PAGE)
     fields = Fields(value, _PAGE)
     if (version := fields.int("v", 1)) > VERSION:
         raise Unsupported(f"a tree page has format version {version}, this program knows {VERSION}", UPGRADE)
@@ -146,16 +146,16 @@ def decode_page(data: Buffer) -> Page:
         raise Unsupported(
             f"a tree page holds names of kind {names!r}, which this program cannot read", UPGRADE
         )
-    entries = fields.tuple("e")
-    _check_entries(entries)
-    return Page(list(entries), _owners(fields, "u"), _owners(fields, "g"))
+    rows = fields.list("e", MAX_ARRAY)
+    _check_entries(rows)
+    return Page(list(map(tuple, rows)), _owners(fields, "u"), _owners(fields, "g"))
 
 
 def _owners(fields: Fields, key: str) -> dict[int, str]:
-    pairs = fields.tuple(key)
+    pairs = fields.list(key)
     for pair in pairs:
         match pair:
-            case (int(number), str(name)) if 0 <= number < 2**32 and 0 < len(name) <= MAX_NAME:
+            case [int(number), str(name)] if 0 <= number < 2**32 and 0 < len(name) <= MAX_NAME:
                 continue
         raise fields.bad(key)
     return dict(pairs)
@@ -173,11 +173,11 @@ _BOUNDS = {
 }
 
 
-def _check_entries(entries: tuple[Any, ...]) -> None:
+def _check_entries(entries: list[Any]) -> None:
     """By columns where that is possible: a directory may have a million names."""
     if not entries:
         return
-    if set(map(type, entries)) != {tuple} or set(map(len, entries)) != {_FIELDS}:
+    if set(map(type, entries)) != {list} or set(map(len, entries)) != {_FIELDS}:
         raise Corrupt("a tree page with an entry that is not one")
     columns = list(zip(*entries, strict=True))
     for position, kind in enumerate(_TYPES):
@@ -241,7 +241,7 @@ def _check_extras(kind: int, size: int, content: bytes, extras: object) -> None:
 
 def _check_pair(value: object) -> None:
     match value:
-        case (int(first), int(second)) if 0 <= first < 2**64 and 0 <= second < 2**64:
+        case [int(first), int(second)] if 0 <= first < 2**64 and 0 <= second < 2**64:
             return
     raise Corrupt("a tree page with a wrong device or inode number")
 
@@ -256,12 +256,12 @@ def _check_attributes(value: object) -> None:
 
 def _extents_total(value: object, size: int) -> int:
     """Bytes of data in a sparse file."""
-    if type(value) is not tuple or len(value) > MAX_EXTENTS:
+    if type(value) is not list or len(value) > MAX_EXTENTS:
         raise Corrupt("a tree page with a wrong sparse file")
     total, free = 0, 0
     for extent in value:
         match extent:
-            case (int(offset), int(length)) if offset >= free and length > 0 and offset + length <= size:
+            case [int(offset), int(length)] if offset >= free and length > 0 and offset + length <= size:
                 free = offset + length
                 total += length
             case _:
