@@ -1,0 +1,144 @@
+"""Text and JSON of the commands, and the live progress (issue 3: files, bytes, rate, ETA, tiers)."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from tandem_agent.cli import output
+from tandem_agent.cli.progress import View, live
+from tandem_agent.progress import Progress
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (1234, "1.2 kB"),
+        (9_949, "9.9 kB"),
+        (9_960, "10 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (34_000_000, "34 MB"),
+        (2**40, "1.1 TB"),
+        (10**21, "1000 EB"),
+    ],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert output.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.00 s"),
+        (0.42, "0.42 s"),
+        (1.04, "1.0 s"),
+        (12.4, "12 s"),
+        (59.6, "1:00"),
+        (187, "3:07"),
+        (3723, "1:02:03"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert output.duration(seconds) == text
+
+
+@dataclass
+class Thing:
+    id: bytes
+    names: tuple[str, ...]
+    by_tier: dict[bytes, int]
+    seen: set[str]
+
+
+def test_json_of_dataclasses(capsys: pytest.CaptureFixture[str]) -> None:
+    output.emit_json([Thing(b"\x01\xff", ("a", "b\udcff"), {b"\x02": 3}, {"y", "x"})])
+    assert json.loads(capsys.readouterr().out) == [
+        {"id": "01ff", "names": ["a", "b\udcff"], "by_tier": {"02": 3}, "seen": ["x", "y"]}
+    ]
+
+
+def test_a_table_has_straight_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    output.emit_table(["NAME", "SIZE", "WHY"], [["vault", "12", ""], ["r", "1,234", "gone"]], right=[1])
+    assert capsys.readouterr().out == "NAME    SIZE  WHY\nvault     12\nr      1,234  gone\n"
+
+
+def test_nothing_that_moves_a_cursor_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert output.shown(b"a\x1b[2Jb\nc\xff") == "a\\x1b[2Jb\\nc\\udcff"
+    output.warn_all(["bad \x1b[31m"] * 30)
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert err.count("\n") == 21 and "and 10 more" in err
+
+
+def test_progress_lines() -> None:
+    now = 0.0
+    progress = Progress(phase="backing up", bytes_total_estimate=4_000_000)
+    view = View(progress, lambda: now)
+    view.rate()
+    now = 2.0
+    progress.files, progress.bytes_read, progress.current_path = 1234, 1_000_000, b"/srv/a\x1bb"
+    progress.tier("vault").sent_bytes = 500_000
+    progress.tier("vault").state = "online"
+    progress.tier("remote").queued_bytes = 2_000
+    assert view.lines() == [
+        "backing up · 1,234 files · 1.0 MB of 4.0 MB · 500 kB/s · 2.0 s · ETA 6.0 s",
+        "  ██████░░░░░░░░░░░░░░░░░░  25%",
+        "  vault   online    500 kB sent",
+        "  remote  waiting   0 B sent, 2.0 kB waiting",
+        "  /srv/a\\x1bb",
+    ]
+
+
+def test_the_rate_is_of_the_last_seconds() -> None:
+    now = 0.0
+    progress = Progress()
+    view = View(progress, lambda: now)
+    for step in range(200):
+        now = step / 5
+        progress.bytes_read += 1_000 if step < 100 else 5_000
+        rate = view.rate()
+    assert rate == pytest.approx(25_000)
+
+
+def test_an_estimate_that_was_too_low_is_no_negative_time() -> None:
+    progress = Progress(bytes_total_estimate=100)
+    now = 0.0
+    view = View(progress, lambda: now)
+    view.lines()
+    now, progress.bytes_read = 1.0, 500
+    first, bar = view.lines()
+    assert "ETA" not in first and "500 B of 500 B" in first
+    assert bar.endswith("100%")
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_no_terminal_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", plain)
+    with live(Progress(phase="working"), enabled=True):
+        pass
+    assert plain.getvalue() == ""
+
+
+def test_on_a_terminal_it_is_drawn_and_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with live(Progress(phase="working"), enabled=False):
+        pass
+    assert screen.getvalue() == ""
+    with live(Progress(phase="working"), enabled=True):
+        pass
+    assert "working" in screen.getvalue()
