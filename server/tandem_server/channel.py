@@ -8,8 +8,10 @@ works for a session at a time, so requests are answered in order and a handle is
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
+from itertools import islice
 
 import asyncssh
 
@@ -30,7 +32,7 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         self._executor = executor
         self._ended = ended
         self._splitter = Splitter()
-        self._packets: list[bytes] = []
+        self._packets: deque[bytes] = deque()
         self._queued = 0
         self._paused = False
         self._eof = False
@@ -97,9 +99,9 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
         loop = asyncio.get_running_loop()
         try:
             while await self._next_batch():
-                batch = self._packets[:BATCH_REQUESTS]
+                batch = list(islice(self._packets, BATCH_REQUESTS))
                 replies, answered = await loop.run_in_executor(self._executor, self._session.answer, batch)
-                self._done(batch[:answered])
+                self._done(answered)
                 if not self._lost:
                     self._chan.write(replies)
                 await self._writable.wait()
@@ -122,9 +124,9 @@ class SftpChannel(asyncssh.SSHServerSession[bytes]):
             await self._wake.wait()
         return False
 
-    def _done(self, packets: list[bytes]) -> None:
-        del self._packets[: len(packets)]
-        self._queued -= sum(map(len, packets))
+    def _done(self, count: int) -> None:
+        for _ in range(count):
+            self._queued -= len(self._packets.popleft())
         if self._paused and self._queued <= _QUEUE_BYTES // 2 and not self._lost:
             self._paused = False
             self._chan.resume_reading()

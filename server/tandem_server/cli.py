@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 import signal
 import sys
+from dataclasses import replace
 
 import click
 
 from tandem_protocol import __version__
 from tandem_protocol.errors import TandemError, Usage, printable
+
+from .limits import Limits
 
 INTERRUPTED = 130
 
@@ -68,8 +72,9 @@ async def _serve(root: str, listen: str, authorized_keys: str, host_key: str | N
     access.authorized_keys(authorized_keys)
     key = access.host_key(key_file)
     os.umask(0o077)
-    _allow_many_files()
-    listener = Listener(Setup(real_root, host, port, authorized_keys, key))
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    logging.getLogger("asyncssh").setLevel(logging.WARNING)
+    listener = Listener(Setup(real_root, host, port, authorized_keys, key, _limits()))
     stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, INTERRUPTED)):
         asyncio.get_running_loop().add_signal_handler(number, _finish, stop, code)
@@ -88,10 +93,15 @@ def _finish(stop: asyncio.Future[int], code: int) -> None:
         stop.set_result(code)
 
 
-def _allow_many_files() -> None:
-    """Raise the soft limit of open files to the hard one: many clients hold many handles."""
+def _limits() -> Limits:
+    """The usual limits; fewer handles where the system allows fewer open files (the soft limit is raised)."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limits = Limits()
+    if hard == resource.RLIM_INFINITY:
+        return limits
+    room = hard - limits.connections - limits.waiting - 8 * limits.threads - 64
+    return replace(limits, all_handles=max(16, min(limits.all_handles, room)))
 
 
 def main() -> None:

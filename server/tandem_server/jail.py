@@ -47,8 +47,13 @@ class Scan:
     """The entries of one open folder, one after the other: (name, attributes of the name itself)."""
 
     def __init__(self, fd: int) -> None:
+        """Takes over ``fd``, a readable descriptor of a folder."""
         self._fd = fd
-        self._entries = os.scandir(fd)
+        try:
+            self._entries = os.scandir(fd)
+        except OSError:
+            os.close(fd)
+            raise
 
     def __iter__(self) -> Iterator[tuple[bytes, os.stat_result]]:
         return self

@@ -41,8 +41,10 @@ class Limits:
     handles: int = 64
     """Open files and folders of one session."""
 
+    all_handles: int = 4096
+    """Those of all sessions together; below what the system lets the process open."""
+
     login_s: float = 30.0
     keepalive_s: float = 30.0
     keepalive_count: int = 4
-    shutdown_s: float = 5.0
     threads: int = 16

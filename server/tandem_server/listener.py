@@ -8,12 +8,14 @@ forwarding is refused, which is asyncssh's way when nothing is overridden.
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Semaphore
 
 import asyncssh
 
-from tandem_protocol.errors import Refused
+from tandem_protocol.errors import Refused, TandemError, printable
 
 from . import access
 from .channel import SftpChannel
@@ -46,6 +48,9 @@ _KEX = [
 ]
 
 
+_log = logging.getLogger("tandem_server")
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What a server is started with. ``port`` 0 takes a free one."""
@@ -64,6 +69,7 @@ class Listener:
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.jail = Jail(setup.root)
+        self.handles = Semaphore(setup.limits.all_handles)
         self.executor = ThreadPoolExecutor(setup.limits.threads, thread_name_prefix="sftp")
         self.waiting: dict[_Connection, asyncssh.SSHServerConnection] = {}
         self.connections: dict[_Connection, asyncssh.SSHServerConnection] = {}
@@ -137,28 +143,36 @@ class _Connection(asyncssh.SSHServer):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._listener.waiting.pop(self, None)
-        self._listener.connections.pop(self, None)
+        if self._listener.connections.pop(self, None):
+            _log.info("end of %s", self._who)
 
-    def begin_auth(self, _username: str) -> bool:
+    def begin_auth(self, username: str) -> bool:
+        self._who = f"{printable(username)} at {self._conn.get_extra_info('peername')[0]}"
         # Read at every login, so that a key taken out of the file is refused from then on.
-        self._conn.set_authorized_keys(access.authorized_keys(self._listener.setup.authorized_keys))
+        try:
+            self._conn.set_authorized_keys(access.authorized_keys(self._listener.setup.authorized_keys))
+        except TandemError as error:
+            _log.error("nobody can log in: %s", error)
+            self._conn.abort()
         return True
 
     def auth_completed(self) -> None:
         listener = self._listener
         listener.waiting.pop(self, None)
         if len(listener.connections) >= listener.setup.limits.connections:
-            raise asyncssh.DisconnectError(asyncssh.DISC_TOO_MANY_CONNECTIONS, "too many connections")
+            _log.warning("refused %s: too many connections", self._who)
+            self._conn.disconnect(asyncssh.DISC_TOO_MANY_CONNECTIONS, "too many connections")
+            return
         listener.connections[self] = self._conn
+        _log.info("login of %s", self._who)
 
     def session_requested(self) -> SftpChannel | bool:
         listener, limits = self._listener, self._listener.setup.limits
         if self._sessions >= limits.sessions:
             return False
         self._sessions += 1
-        channel = SftpChannel(
-            SftpSession(listener.jail, limits.handles), listener.executor, self._session_ended
-        )
+        session = SftpSession(listener.jail, limits.handles, listener.handles)
+        channel = SftpChannel(session, listener.executor, self._session_ended)
         listener.channels.add(channel)
         return channel
 

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from threading import Semaphore
 
 from . import wire
 from .jail import Jail, Scan, failure, parts_of
@@ -56,9 +57,11 @@ class _File:
 class SftpSession:
     """Answers the requests of one client below one jail. Close it when no request is under way."""
 
-    def __init__(self, jail: Jail, max_handles: int) -> None:
+    def __init__(self, jail: Jail, max_handles: int, budget: Semaphore) -> None:
+        """``max_handles`` is the cap of this session, ``budget`` what all sessions share."""
         self._jail = jail
         self._max_handles = max_handles
+        self._budget = budget
         self._handles: dict[bytes, _File | Scan] = {}
         self._next_handle = 0
         self._greeted = False
@@ -78,9 +81,8 @@ class SftpSession:
 
     def close(self) -> None:
         """Close every handle."""
-        for handle in self._handles.values():
-            handle.close()
-        self._handles.clear()
+        while self._handles:
+            self._drop(self._handles.popitem()[1])
 
     def _reply(self, packet: bytes) -> bytes:
         fields = Fields(packet)
@@ -107,15 +109,23 @@ class SftpSession:
 
     # Handles
 
-    def _add(self, handle: _File | Scan) -> bytes:
+    def _add(self, make: Callable[[], _File | Scan]) -> bytes:
+        """The name of a new handle; EMFILE when there are too many, before anything is opened."""
+        if len(self._handles) >= self._max_handles or not self._budget.acquire(blocking=False):
+            raise failure(errno.EMFILE)
+        try:
+            handle = make()
+        except BaseException:
+            self._budget.release()
+            raise
         name = self._next_handle.to_bytes(8, "big")
         self._next_handle += 1
         self._handles[name] = handle
         return name
 
-    def _check_room(self) -> None:
-        if len(self._handles) >= self._max_handles:
-            raise failure(errno.EMFILE)
+    def _drop(self, handle: _File | Scan) -> None:
+        self._budget.release()
+        handle.close()
 
     def _file(self, fields: Fields) -> int:
         handle = self._handles.get(fields.string())
@@ -127,16 +137,15 @@ class SftpSession:
 
     def _open(self, request: int, fields: Fields) -> bytes:
         path, flags, attrs = fields.string(), Open(fields.u32() & 63), fields.attrs()
-        self._check_room()
         mode = 0o666 if attrs.mode is None else attrs.mode
-        fd = self._jail.open_file(path, _system_flags(flags), mode)
-        return wire.packet(Kind.HANDLE, request, wire.string(self._add(_File(fd))))
+        handle = self._add(lambda: _File(self._jail.open_file(path, _system_flags(flags), mode)))
+        return wire.packet(Kind.HANDLE, request, wire.string(handle))
 
     def _close(self, request: int, fields: Fields) -> bytes:
         handle = self._handles.pop(fields.string(), None)
         if handle is None:
             raise failure(errno.EBADF)
-        handle.close()
+        self._drop(handle)
         return wire.status(request, Status.OK)
 
     def _read(self, request: int, fields: Fields) -> bytes:
@@ -191,8 +200,8 @@ class SftpSession:
     # Folders and names
 
     def _opendir(self, request: int, fields: Fields) -> bytes:
-        self._check_room()
-        handle = self._add(self._jail.scan(fields.string()))
+        path = fields.string()
+        handle = self._add(lambda: self._jail.scan(path))
         return wire.packet(Kind.HANDLE, request, wire.string(handle))
 
     def _readdir(self, request: int, fields: Fields) -> bytes:

@@ -180,13 +180,18 @@ def status(request: int, code: Status, text: str = "") -> bytes:
 
 def attrs(info: os.stat_result) -> bytes:
     flags = _SIZE | _UIDGID | _PERMISSIONS | _TIMES
-    times = (max(0, min(int(moment), 0xFFFFFFFF)) for moment in (info.st_atime, info.st_mtime))
+    times = _seconds(info.st_atime), _seconds(info.st_mtime)
     return struct.pack(">IQIIIII", flags, info.st_size, info.st_uid, info.st_gid, info.st_mode, *times)
+
+
+def _seconds(moment: float) -> int:
+    """What of a time fits into the 32 bits version 3 has for it."""
+    return max(0, min(int(moment), 0xFFFFFFFF))
 
 
 def name(filename: bytes, info: os.stat_result) -> bytes:
     """One entry of a NAME reply, with the line that ``ls -l`` of a client shows."""
-    when = time.strftime("%b %d %H:%M %Y", time.gmtime(max(0, info.st_mtime)))
+    when = time.strftime("%b %d %H:%M %Y", time.gmtime(_seconds(info.st_mtime)))
     left = f"{stat.filemode(info.st_mode)} {info.st_nlink} {info.st_uid} {info.st_gid} {info.st_size} {when} "
     return string(filename) + string(left.encode() + filename) + attrs(info)
 
