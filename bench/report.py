@@ -1,0 +1,146 @@
+"""Results as a table for people, a Markdown file and a JSON document; reading earlier results. No measuring
+here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.rows import MB, ROWS, Row, Sample, Summaries, Verdict, regressions, summarise, verdicts
+
+FORMAT = 1
+_HEADS = ("work", "tool", "wall s", "(from to)", "CPU s", "peak MB", "stored MB", "MB/s", "others CPU %")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the benchmark: what was asked for, where, and every sample."""
+
+    settings: dict[str, Any]
+    machine: dict[str, str]
+    date: str
+    samples: list[Sample]
+
+
+def table(summaries: Summaries, rows: Sequence[Row] = ROWS) -> list[tuple[str, ...]]:
+    """Cells, head first; a line per row and tool that was measured."""
+    lines: list[tuple[str, ...]] = [_HEADS]
+    for row in rows:
+        for tool in row.tools:
+            found = summaries.get((row.name, tool))
+            if found is None:
+                continue
+            lines.append(
+                (
+                    row.title,
+                    tool,
+                    f"{found.wall:.2f}",
+                    f"{found.fastest:.2f} {found.slowest:.2f}",
+                    f"{found.cpu:.2f}",
+                    f"{found.peak / MB:.0f}",
+                    f"{found.stored / MB:.0f}" if found.stored else "",
+                    f"{found.rate / MB:.0f}",
+                    f"{found.others * 100:.0f}",
+                )
+            )
+    return lines
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Columns of even width, the first two to the left, for a terminal."""
+    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if at < 2 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def markdown(run: Run, changes: Sequence[str]) -> str:
+    """The whole of RESULTS.md."""
+    summaries = summarise(run.samples)
+    cells = table(summaries)
+    parts = [
+        "# Benchmark results",
+        "",
+        "Written by `make bench`; medians, tools in turn within each round. Absolute times are this",
+        "machine's; compare the tools of one row.",
+        "",
+        *(f"- {name}: {value}" for name, value in {"date": run.date, **run.machine, **run.settings}.items()),
+        "",
+        _row(cells[0]),
+        _row(["---", "---", *["--:"] * (len(cells[0]) - 2)]),
+        *(_row(line) for line in cells[1:]),
+        "",
+        "| work | target | found | |",
+        "| --- | --- | --- | --- |",
+        *(_row([_title(v), v.target, v.found, _word(v)]) for v in verdicts(summaries)),
+        "",
+    ]
+    if changes:
+        parts += ["Slower or larger than the last results:", "", *(f"- {line}" for line in changes), ""]
+    return "\n".join(parts)
+
+
+def terminal(run: Run, changes: Sequence[str]) -> str:
+    """What the command prints at its end."""
+    summaries = summarise(run.samples)
+    judged = [(_title(v), v.target, v.found, _word(v)) for v in verdicts(summaries) if v.met is not None]
+    parts = [aligned(table(summaries)), "", aligned(judged) if judged else "no target was measured"]
+    if changes:
+        parts += ["", "slower or larger than the last results:", *(f"  {line}" for line in changes)]
+    return "\n".join(parts)
+
+
+def changes_since(run: Run, before: Run | None) -> list[str]:
+    """Regressions against earlier results of the same settings; nothing when there are none to compare
+    with."""
+    if before is None or before.settings != run.settings:
+        return []
+    return regressions(summarise(run.samples), summarise(before.samples))
+
+
+def save(run: Run, path: str) -> None:
+    """Writes the machine-readable results, whole or not at all."""
+    document = {
+        "format": FORMAT,
+        "settings": run.settings,
+        "machine": run.machine,
+        "date": run.date,
+        "targets": [asdict(verdict) for verdict in verdicts(summarise(run.samples))],
+        "samples": [asdict(sample) for sample in run.samples],
+    }
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        json.dump(document, file, indent=1)
+        file.write("\n")
+    os.replace(path + ".new", path)
+
+
+def load(path: str) -> Run | None:
+    """Earlier results; None when there are none or they are of another format."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+    except FileNotFoundError:
+        return None
+    if document.get("format") != FORMAT:
+        return None
+    samples = [Sample(**sample) for sample in document["samples"]]
+    return Run(document["settings"], document["machine"], document["date"], samples)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _title(verdict: Verdict) -> str:
+    return next((row.title for row in ROWS if row.name == verdict.row), verdict.row)
+
+
+def _word(verdict: Verdict) -> str:
+    return {True: "met", False: "MISSED", None: "not measured"}[verdict.met]

@@ -1,0 +1,147 @@
+"""The benchmark's arithmetic (issue 3, Must show 2 to 4): medians, targets, tables, results that come back
+the same."""
+
+import pytest
+from bench import report
+from bench.measure import CommandFailed, folder_bytes, measure
+from bench.rows import (
+    ROWS,
+    PeakBelow,
+    RateOrBeat,
+    Sample,
+    WallShare,
+    regressions,
+    summarise,
+    verdicts,
+)
+from bench.work import Amounts, Bench, NotPossible
+
+MB = 1_000_000
+
+
+def sample(row, tool, wall, number=1, peak=100 * MB, cpu=1.0, work=1_000 * MB):
+    return Sample(row, tool, number, wall, cpu, peak, 400 * MB, 0.1, work)
+
+
+def rounds(row, tool, walls, **more):
+    return [sample(row, tool, wall, number, **more) for number, wall in enumerate(walls, 1)]
+
+
+def test_medians_and_the_largest_peak():
+    samples = [
+        sample("tree-first", "tandem", 9.0, 1, peak=100 * MB),
+        sample("tree-first", "tandem", 3.0, 2, peak=310 * MB),
+        sample("tree-first", "tandem", 4.0, 3, peak=120 * MB),
+    ]
+    found = summarise(samples)["tree-first", "tandem"]
+    assert (found.wall, found.fastest, found.slowest, found.peak) == (4.0, 3.0, 9.0, 310 * MB)
+    assert found.rate == 250 * MB
+
+
+@pytest.mark.parametrize(("ours", "met"), [(5.0, True), (5.01, False)])
+def test_wall_share_compares_medians(ours, met):
+    samples = rounds("tree-first", "tandem", [1, ours, 99]) + rounds("tree-first", "restic", [9, 10, 11])
+    assert WallShare(0.5).judge("tree-first", summarise(samples)).met is met
+
+
+@pytest.mark.parametrize(("peak", "met"), [(299 * MB, True), (300 * MB, False)])
+def test_peak_is_below(peak, met):
+    samples = rounds("big-first", "tandem", [1], peak=peak)
+    assert PeakBelow(300).judge("big-first", summarise(samples)).met is met
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "met"),
+    [(6.0, 1.0, True), (7.0, 6.9, False), (7.0, 7.0, True), (8.0, 9.0, True)],
+)
+def test_rate_or_the_other_ones_speed(ours, theirs, met):
+    samples = rounds("sftp-first", "tandem", [ours]) + rounds("sftp-first", "sftp", [theirs])
+    assert RateOrBeat(150, "sftp").judge("sftp-first", summarise(samples)).met is met
+
+
+def test_what_was_not_measured_is_neither_met_nor_missed():
+    assert {verdict.met for verdict in verdicts({})} == {None}
+    only_ours = summarise(rounds("tree-first", "tandem", [1]))
+    assert WallShare(0.5).judge("tree-first", only_ours).met is None
+
+
+def test_the_targets_are_those_of_the_issue():
+    targets = {row.name: row.targets for row in ROWS if row.targets}
+    assert targets == {
+        "tree-first": (WallShare(0.5), PeakBelow(300)),
+        "tree-again": (WallShare(0.5),),
+        "big-first": (WallShare(0.5), PeakBelow(300)),
+        "sftp-first": (RateOrBeat(150, "sftp"),),
+    }
+
+
+def test_regressions_are_ratios_to_the_rival_of_the_same_run():
+    before = summarise(rounds("tree-first", "tandem", [4]) + rounds("tree-first", "restic", [10]))
+    slow_machine = summarise(rounds("tree-first", "tandem", [8]) + rounds("tree-first", "restic", [20]))
+    slower = summarise(rounds("tree-first", "tandem", [6]) + rounds("tree-first", "restic", [10]))
+    larger = summarise(
+        rounds("tree-first", "tandem", [4], peak=200 * MB) + rounds("tree-first", "restic", [10])
+    )
+    assert regressions(slow_machine, before) == []
+    assert regressions(slower, before) == ["tree-first: 0.60 of restic's time, was 0.40 of restic's time"]
+    assert regressions(larger, before) == ["tree-first: peak 200 MB, was 100 MB"]
+    assert regressions(slower, {}) == []
+
+
+def run(settings=None):
+    samples = rounds("tree-first", "tandem", [4, 5, 6]) + rounds("tree-first", "restic", [10, 11, 12])
+    return report.Run(settings or {"files": 5}, {"processor": "a | b"}, "2026-01-01 00:00 UTC", samples)
+
+
+def test_results_come_back_the_same(tmp_path):
+    path = str(tmp_path / "results.json")
+    assert report.load(path) is None
+    report.save(run(), path)
+    assert report.load(path) == run()
+    assert report.changes_since(run(), report.load(path)) == []
+
+
+def test_results_of_other_settings_are_not_compared():
+    slow = run({"files": 6})
+    slow.samples[:] = [sample("tree-first", "tandem", 50)]
+    assert report.changes_since(slow, run()) == []
+    assert report.changes_since(report.Run(run().settings, {}, "", slow.samples), run()) != []
+
+
+def test_tables_name_every_measured_row_and_verdict():
+    cells = report.table(summarise(run().samples))
+    assert [line[:3] for line in cells] == [
+        ("work", "tool", "wall s"),
+        ("first backup, tree", "tandem", "5.00"),
+        ("first backup, tree", "restic", "11.00"),
+    ]
+    text = report.markdown(run(), ["tree-first: slower"])
+    assert "| first backup, tree | at most 0.5 of restic's time | 0.45 | met |" in text
+    assert "not measured" in text
+    assert "- tree-first: slower" in text
+    assert "0.45  met" in report.terminal(run(), [])
+
+
+def test_measure_counts_descendants_and_reports_failure(tmp_path):
+    log = str(tmp_path / "log")
+    grow = "python3 -c 'x = bytearray(80_000_000); import time; time.sleep(0.3)'"
+    cost = measure(["sh", "-c", f"{grow} & {grow}; wait"], log)
+    assert 150 * MB < cost.peak < 300 * MB
+    assert cost.wall >= 0.3
+    with pytest.raises(CommandFailed, match="ended with 3: sorry"):
+        measure(["sh", "-c", "echo sorry; exit 3"], log)
+
+
+def test_folder_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 10)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c").write_bytes(b"x" * 5)
+    (tmp_path / "b" / "link").symlink_to(tmp_path / "a")
+    assert folder_bytes(str(tmp_path)) == 15
+
+
+def test_a_full_disk_is_seen_before_anything_is_made(tmp_path):
+    bench = Bench(str(tmp_path), Amounts(files=10**9), False, lambda folder: None, print)
+    with pytest.raises(NotPossible, match="are needed"):
+        bench.run(["tree"])
+    assert list(tmp_path.iterdir()) == []
