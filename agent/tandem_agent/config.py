@@ -46,8 +46,9 @@ class TierConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration. ``path`` is the file it came from ("" when built from arguments), sources
-    are absolute; every other file name is absolute too."""
+    """The whole configuration. All file names are absolute. ``path`` is the file it came from ("" when built
+    from arguments); ``patience_seconds`` is how long a tier whose link is being retried is waited for once
+    another is online."""
 
     tiers: tuple[TierConfig, ...]
     state_dir: str
@@ -56,6 +57,7 @@ class Config:
     one_file_system: bool = False
     passphrase_command: tuple[str, ...] | None = None
     passphrase_file: str | None = None
+    patience_seconds: float = 15.0
     path: str = ""
 
     @property

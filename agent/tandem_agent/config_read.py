@@ -48,6 +48,7 @@ _TOP_KEYS = (
     "state_dir",
     "passphrase_command",
     "passphrase_file",
+    "patience_seconds",
     "tier",
 )
 _RETRY_KEYS = ("attempts", "first_delay_seconds", "max_delay_seconds")
@@ -79,6 +80,7 @@ class _Reader:
             one_file_system=self._flag(document, "one_file_system"),
             passphrase_command=command,
             passphrase_file=self._file(document, (), "passphrase_file"),
+            patience_seconds=self._seconds(document, (), "patience_seconds", Config.patience_seconds),
             path=self._path,
         )
         self._check_tiers(config.tiers)

@@ -197,7 +197,7 @@ def host_key_check(accepted: set[str]) -> Callable[[str, Sequence[Any]], bool]:
             )
         output.notice(f"Tier {tier}: the server shows this host key:")
         for key in keys:
-            output.notice(f"  {output.shown(key.kind)}  {output.shown(key.fingerprint)}")
+            output.notice(f"  {output.shown(key.type)}  {output.shown(key.fingerprint)}")
         return click.confirm("Is it what the server's owner told you?", default=False, err=True)
 
     return confirm
