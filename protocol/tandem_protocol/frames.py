@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .envelope import HEADER_SIZE
 from .errors import Corrupt
 from .fields import Fields
 from .seal import ID_SIZE, MAX_FRAME, OVERHEAD
@@ -72,7 +73,7 @@ def decode_frames(fields: Fields, end: int, max_blobs: int, what: str) -> list[F
 def _frames(
     records: Iterable[tuple[Any, ...]], ids: bytes, lengths: tuple[int, ...], end: int, what: str
 ) -> Iterable[Frame]:
-    first, free = 0, 0
+    first, free = 0, HEADER_SIZE
     for offset, sealed_length, raw_length, codec, dictionary, blobs, frame_id in records:
         last = first + blobs
         own = list(lengths[first:last])

@@ -225,6 +225,8 @@ def read_trailer(ring: KeyRing, tail: Buffer, pack_size: int) -> Trailer:
         cipher, ring.repository_id, header.type, header.key_number, trailer[HEADER_SIZE:], _TRAILER_PART
     )
     fields = Fields(decode_map(listing, MAX_TRAILER, what="pack trailer"), "pack trailer")
+    if fields.int("content_id_key", 1, 2**32 - 1) != ring.content_id_key[0]:
+        raise Corrupt("a pack is of another content-id key than this key ring")
     frames = decode_frames(fields, pack_size - span, MAX_BLOBS, "pack trailer")
     return Trailer(header.type, header.key_number, frames)
 
