@@ -29,7 +29,7 @@ OnSession = Callable[[Store], Awaitable[None]]
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how patiently. Seconds: the wait doubles up to ``max_s``, and up to ``jitter_s`` is added."""
+    """How often, how patiently. Seconds: the wait doubles up to ``max_s``, plus at most ``jitter_s``."""
 
     attempts: int = 10
     first_s: float = 0.5
@@ -57,6 +57,8 @@ class RetryingStore(Store):
         self._sleep = sleep
         self._inner: Store | None = None
         self._sessions = 0
+        self.last_fault = ""
+        """What the latest failed attempt said, for people who wait."""
         self._wanted = False
         self._first = True
         self._opening = asyncio.Lock()
@@ -158,7 +160,8 @@ class RetryingStore(Store):
                 try:
                     store = await self._session()
                     return await attempt(store, count)
-                except Unavailable:
+                except Unavailable as fault:
+                    self.last_fault = str(fault)
                     if moved >= PROGRESS:
                         turn.retry_state.attempt_number = 1
                     await self._drop(store)

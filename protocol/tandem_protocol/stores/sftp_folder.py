@@ -1,0 +1,437 @@
+"""The verbs of the Store contract as SFTP requests below one root folder of a server. Blocking.
+
+create: temporary file, fsync, hard link to the name, else plain rename, else exclusive open; fsync again on
+the same handle. put: a part in ``tmp/`` that a later attempt goes on from, size checked, fsync, plain
+rename, fsync again. A bare "Failure" may mean "is there", "no space" or "read-only": the server is asked
+which. Requests that do not depend on each other go out together; round trips are what costs here.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from paramiko import sftp
+
+from ..errors import Corrupt, Exists, Missing, Refused, TandemError, Unavailable
+from ..names import valid
+from ..store import Entry
+from .faults import temporary_name
+from .folder import CONTENT
+from .sftp_errors import StatusError, from_status, full
+from .sftp_requests import Attributes, Long, Reply, Requests, read_attributes
+
+MAX_OBJECT = 256 * 1024 * 1024
+"""Bytes of the longest object that is read whole: a server's word on a size is not trusted beyond it."""
+
+MAX_NAMES = 262_144
+"""Names (and answers) that one folder may have before its listing is refused."""
+
+_HARDLINK, _FSYNC, _STATVFS = b"hardlink@openssh.com", b"fsync@openssh.com", b"statvfs@openssh.com"
+_MODE_FLAG = 0x4
+_FILE_MODE, _FOLDER_MODE = 0o600, 0o700
+_NEW = sftp.SFTP_FLAG_READ | sftp.SFTP_FLAG_WRITE | sftp.SFTP_FLAG_CREATE | sftp.SFTP_FLAG_EXCL
+_READ_AHEAD = 4
+
+
+class SftpFolder:
+    """One session's view of the root. ``place`` is its address for messages."""
+
+    def __init__(self, requests: Requests, root: str, place: str) -> None:
+        self._requests = requests
+        self._root = root
+        self._place = place
+        self.power_safe = _FSYNC in requests.extensions
+
+    def enter(self, make: bool) -> None:
+        """See that the root is a folder; make it and its parents first if ``make``."""
+        with self._explained("open the folder"):
+            try:
+                found = self._stat(self._path(""))
+            except StatusError as error:
+                if error.code != sftp.SFTP_NO_SUCH_FILE:
+                    raise
+                if not make:
+                    raise Unavailable(
+                        f"{self._place}: there is no such folder on the server",
+                        "check the path, and that the disk behind it is mounted there",
+                    ) from error
+                self._make_root()
+                found = self._stat(self._path(""))
+        if not found.is_folder:
+            raise Refused(f"{self._place} is not a folder", "give the path of a folder")
+
+    def _make_root(self) -> None:
+        path = ""
+        for part in self._root.split("/"):
+            path = f"{path}{part}/"
+            if part:
+                with suppress(StatusError):
+                    self._mkdir(path.rstrip("/").encode())
+
+    def create(self, name: str, data: memoryview) -> None:
+        temporary = temporary_name(name)
+        with self._explained(f"create {name}", len(data)):
+            handle = self._open_new(temporary)
+            try:
+                self._requests.write(handle, data, 0, _ignore)
+                self._sync(handle)
+                if not self._publish_new(temporary, name):
+                    self._create_in_place(name, data)
+                self._sync(handle)
+            except StatusError as error:
+                if self._exists(name):
+                    self._settle(name)
+                    raise Exists(f"{self._place}: {name} is there") from error
+                raise
+            finally:
+                self._later(sftp.CMD_CLOSE, handle)
+                self._later(sftp.CMD_REMOVE, self._path(temporary))
+
+    def _publish_new(self, temporary: str, name: str) -> bool:
+        """Give the temporary file its name exclusively. False: this server can do that in neither way."""
+        source, target = self._path(temporary), self._path(name)
+        if _HARDLINK in self._requests.extensions:
+            try:
+                self._with_parents(name, sftp.CMD_EXTENDED, _HARDLINK, source, target)
+                return True
+            except StatusError:
+                if self._exists(name):
+                    raise
+        try:
+            self._with_parents(name, sftp.CMD_RENAME, source, target)
+        except StatusError as error:
+            if error.code != sftp.SFTP_OP_UNSUPPORTED:
+                raise
+            return False
+        return True
+
+    def _create_in_place(self, name: str, data: memoryview) -> None:
+        """The last resort: a crash in here leaves a torn file, which the protocol knows and writes again."""
+        handle = self._open_new(name)
+        try:
+            self._requests.write(handle, data, 0, _ignore)
+            self._sync(handle)
+        finally:
+            self._later(sftp.CMD_CLOSE, handle)
+
+    def put(self, name: str, data: memoryview, sent: Callable[[int], None]) -> None:
+        part = f"tmp/{posixpath.basename(name)}"
+        with self._explained(f"write {name}", len(data)):
+            if self._is_there(name, len(data)):
+                return
+            handle, done = self._open_part(part, data)
+            try:
+                self._requests.write(handle, data[done:], done, sent)
+                self._finish(handle, part, name, len(data))
+            except StatusError:
+                # Whatever failed (space, the fsync), this file is not to be built upon.
+                self._later(sftp.CMD_REMOVE, self._path(part))
+                raise
+            finally:
+                self._later(sftp.CMD_CLOSE, handle)
+
+    def _finish(self, handle: bytes, part: str, name: str, length: int) -> None:
+        looked = self._requests.ask(sftp.CMD_FSTAT, handle)
+        self._sync(handle)
+        size = read_attributes(self._requests.answer(looked)).size
+        if size != length:
+            self._later(sftp.CMD_REMOVE, self._path(part))
+            raise Unavailable(f"{self._place}: {part} has {size} bytes where {length} were written")
+        try:
+            self._with_parents(name, sftp.CMD_RENAME, self._path(part), self._path(name))
+        except StatusError:
+            if not self._is_there(name, length):
+                raise
+            self._later(sftp.CMD_REMOVE, self._path(part))
+        self._sync(handle)
+
+    def _open_part(self, part: str, data: memoryview) -> tuple[bytes, int]:
+        """(handle, bytes that are there already and right) of the part to write to."""
+        try:
+            return self._open_new(part), 0
+        except StatusError:
+            if not self._exists(part):
+                raise
+        handle = self._open(self._path(part), sftp.SFTP_FLAG_READ | sftp.SFTP_FLAG_WRITE)
+        size = read_attributes(self._requests.call(sftp.CMD_FSTAT, handle)).size
+        if 0 < size <= len(data):
+            found = bytearray(size)
+            if self._requests.read_into(handle, 0, memoryview(found)) == size and found == data[:size]:
+                return handle, size
+        self._later(sftp.CMD_CLOSE, handle)
+        self._requests.call(sftp.CMD_REMOVE, self._path(part))
+        return self._open_new(part), 0
+
+    def _is_there(self, name: str, length: int) -> bool:
+        """Whether the object is there with this size, durably; `Exists` if with another."""
+        try:
+            size = self._size(name)
+        except Missing:
+            return False
+        if size != length:
+            raise Exists(f"{self._place}: {name} is there with {size} bytes where {length} belong")
+        self._settle(name)
+        return True
+
+    def read(self, name: str, offset: int, length: int | None) -> bytes:
+        with self._explained(f"read {name}"):
+            try:
+                data = self._read(self._path(name), offset, length)
+            except StatusError as error:
+                # A server may refuse to open a folder, or let it be opened and refuse to read it.
+                if error.code == sftp.SFTP_NO_SUCH_FILE or not self._lstat(self._path(name)).is_folder:
+                    raise
+                data = None
+            return (
+                self._read(self._path(f"{name}/{CONTENT}"), offset, length) or b"" if data is None else data
+            )
+
+    def _read(self, path: bytes, offset: int, length: int | None) -> bytes | None:
+        """The bytes, or None if ``path`` is a folder."""
+        requests = self._requests
+        handle = self._open(path, sftp.SFTP_FLAG_READ)
+        try:
+            first = bytearray(min(requests.max_read, requests.max_read if length is None else length))
+            looked = requests.ask(sftp.CMD_FSTAT, handle)
+            reading = requests.ask_read(handle, offset, memoryview(first)) if first else 0
+            found = read_attributes(requests.answer(looked))
+            if found.is_folder:
+                requests.drop(reading)
+                return None
+            wanted = max(0, found.size - offset if length is None else min(length, found.size - offset))
+            if wanted > MAX_OBJECT:
+                raise Corrupt(f"{self._place}: the server says that an object has {found.size} bytes")
+            got = self._first(reading) if first else 0
+            if got >= wanted:
+                return bytes(memoryview(first)[:wanted])
+            whole = bytearray(wanted)
+            whole[:got] = memoryview(first)[:got]
+            got += requests.read_into(handle, offset + got, memoryview(whole)[got:])
+            if got != wanted:
+                raise Corrupt(
+                    f"{self._place}: the server sent {got} of {wanted} bytes that it says are there"
+                )
+            return bytes(whole)
+        finally:
+            self._later(sftp.CMD_CLOSE, handle)
+
+    def _first(self, reading: int) -> int:
+        try:
+            return self._requests.answer_read(reading)
+        except StatusError as error:
+            if error.code != sftp.SFTP_EOF:
+                raise
+            return 0
+
+    def size(self, name: str) -> int:
+        with self._explained(f"look at {name}"):
+            return self._size(name)
+
+    def _size(self, name: str) -> int:
+        try:
+            found = self._lstat(self._path(name))
+            if found.is_folder:
+                found = self._lstat(self._path(f"{name}/{CONTENT}"))
+        except StatusError as error:
+            raise self._explain(error, f"look at {name}") from error
+        if not found.is_file:
+            raise Missing(f"{self._place}: {name} is not a file")
+        return found.size
+
+    def entries(self, folder: str) -> list[Entry]:
+        with self._explained(f"list {folder or 'the root'}"):
+            try:
+                handle = self._requests.call(sftp.CMD_OPENDIR, self._path(folder)).string()
+            except StatusError as error:
+                if error.code == sftp.SFTP_NO_SUCH_FILE:
+                    return []
+                raise
+            try:
+                entries = list(self._names(handle, folder))
+            finally:
+                self._later(sftp.CMD_CLOSE, handle)
+            return self._objects_in_folders(folder, entries)
+
+    def _names(self, handle: bytes, folder: str) -> Iterator[Entry]:
+        """Every valid name that the server gives, with a few requests ahead; `Corrupt` if it never ends."""
+        requests, answers, names, ended = self._requests, 0, 0, False
+        waiting = [requests.ask(sftp.CMD_READDIR, handle)]
+        while waiting:
+            try:
+                reply = requests.answer(waiting.pop(0))
+            except StatusError as error:
+                if error.code != sftp.SFTP_EOF:
+                    raise
+                ended = True
+                continue
+            answers += 1
+            for entry in _listed(reply):
+                names += 1
+                if entry is not None:
+                    yield entry
+            if answers > MAX_NAMES or names > MAX_NAMES:
+                raise Corrupt(f"{self._place}: the listing of {folder or 'the root'} does not end")
+            while not ended and len(waiting) < _READ_AHEAD:
+                waiting.append(requests.ask(sftp.CMD_READDIR, handle))
+
+    def _objects_in_folders(self, folder: str, entries: list[Entry]) -> list[Entry]:
+        """Folders that hold the one file ``c`` are objects."""
+        prefix = f"{folder}/" if folder else ""
+        asked = [
+            self._requests.ask(sftp.CMD_LSTAT, self._path(f"{prefix}{entry.name}/{CONTENT}"))
+            if entry.is_folder
+            else 0
+            for entry in entries
+        ]
+        for at, number in enumerate(asked):
+            with suppress(StatusError):
+                if number and (found := read_attributes(self._requests.answer(number))).is_file:
+                    entries[at] = Entry(entries[at].name, found.size, False)
+        return entries
+
+    def move(self, source: str, target: str) -> None:
+        with self._explained(f"move {source} to {target}"):
+            if self._exists(target):
+                raise Exists(f"{self._place}: cannot move {source}: {target} is there")
+            try:
+                self._with_parents(target, sftp.CMD_RENAME, self._path(source), self._path(target))
+            except StatusError as error:
+                if not self._exists(source):
+                    raise Missing(f"{self._place}: cannot move {source}: it is not there") from error
+                if self._exists(target):
+                    raise Exists(f"{self._place}: cannot move {source}: {target} is there") from error
+                raise
+            self._settle(target)
+
+    def delete(self, name: str) -> None:
+        path = self._path(name)
+        with self._explained(f"delete {name}"):
+            try:
+                self._requests.call(sftp.CMD_REMOVE, path)
+            except StatusError as error:
+                if error.code == sftp.SFTP_NO_SUCH_FILE or not self._exists(name):
+                    return
+                if not self._lstat(path).is_folder:
+                    raise
+                with suppress(StatusError):
+                    self._requests.call(sftp.CMD_REMOVE, self._path(f"{name}/{CONTENT}"))
+                self._requests.call(sftp.CMD_RMDIR, path)
+            self._settle(posixpath.dirname(name))
+
+    def _path(self, name: str) -> bytes:
+        if not self._root:
+            return (name or ".").encode()
+        return f"{self._root.rstrip('/')}/{name}".encode() if name else self._root.encode()
+
+    def _open(self, path: bytes, flags: int) -> bytes:
+        return self._requests.call(sftp.CMD_OPEN, path, flags, _MODE_FLAG, _FILE_MODE).string()
+
+    def _open_new(self, name: str) -> bytes:
+        reply = self._with_parents(name, sftp.CMD_OPEN, self._path(name), _NEW, _MODE_FLAG, _FILE_MODE)
+        return reply.string()
+
+    def _with_parents(self, name: str, kind: int, *fields: int | bytes) -> Reply:
+        """The request; if it says "no such file", once more with the parent folders of ``name`` made."""
+        try:
+            return self._requests.call(kind, *fields)
+        except StatusError as error:
+            if error.code not in (sftp.SFTP_NO_SUCH_FILE, sftp.SFTP_FAILURE) or self._is_folder(
+                posixpath.dirname(name)
+            ):
+                raise
+        walked = ""
+        for part in name.split("/")[:-1]:
+            walked = f"{walked}/{part}" if walked else part
+            # Its answer does not matter: "is there" and worse are both told by the request itself.
+            with suppress(StatusError):
+                self._mkdir(self._path(walked))
+        return self._requests.call(kind, *fields)
+
+    def _mkdir(self, path: bytes) -> None:
+        self._requests.call(sftp.CMD_MKDIR, path, _MODE_FLAG, _FOLDER_MODE)
+
+    def _stat(self, path: bytes) -> Attributes:
+        return read_attributes(self._requests.call(sftp.CMD_STAT, path))
+
+    def _lstat(self, path: bytes) -> Attributes:
+        return read_attributes(self._requests.call(sftp.CMD_LSTAT, path))
+
+    def _exists(self, name: str) -> bool:
+        try:
+            self._lstat(self._path(name))
+        except StatusError as error:
+            if error.code == sftp.SFTP_NO_SUCH_FILE:
+                return False
+            raise
+        return True
+
+    def _is_folder(self, name: str) -> bool:
+        try:
+            return self._stat(self._path(name)).is_folder
+        except StatusError:
+            return False
+
+    def _sync(self, handle: bytes) -> None:
+        if self.power_safe:
+            self._requests.call(sftp.CMD_EXTENDED, _FSYNC, handle)
+
+    def _settle(self, name: str) -> None:
+        """Best effort: what an earlier session published under ``name``, or a folder, goes to disk now."""
+        if not self.power_safe:
+            return
+        with suppress(StatusError):
+            handle = self._open(self._path(name), sftp.SFTP_FLAG_READ)
+            self._later(sftp.CMD_EXTENDED, _FSYNC, handle)
+            self._requests.call(sftp.CMD_FSTAT, handle)
+            self._later(sftp.CMD_CLOSE, handle)
+
+    def _later(self, kind: int, *fields: int | bytes) -> None:
+        """A request whose answer nobody needs; a link that broke is no new fault then."""
+        with suppress(TandemError):
+            self._requests.drop(self._requests.ask(kind, *fields))
+
+    @contextmanager
+    def _explained(self, doing: str, need: int = 0) -> Iterator[None]:
+        try:
+            yield
+        except StatusError as error:
+            raise self._explain(error, doing, need) from error
+
+    def _explain(self, error: StatusError, doing: str, need: int = 0) -> TandemError:
+        """The project's error for a status; what "Failure" means is asked of the file system."""
+        doing = f"{doing} on {self._place}"
+        if error.code == sftp.SFTP_FAILURE and _STATVFS in self._requests.extensions:
+            with suppress(StatusError, struct.error):
+                reply = self._requests.call(sftp.CMD_EXTENDED, _STATVFS, self._path(""))
+                values = struct.unpack(">11Q", reply.take(88))
+                free, files, free_files, flags = values[1] * values[4], values[5], values[7], values[9]
+                if need and (free < need or (files and not free_files)):
+                    return full(f"cannot {doing}: no room is left")
+                if flags & 1:
+                    return Refused(f"cannot {doing}: it is mounted read-only", "mount it for writing there")
+        return from_status(error, doing)
+
+
+def _listed(reply: Reply) -> Iterator[Entry | None]:
+    """The entries of one READDIR answer; None for a name that is passed over."""
+    if reply.kind != sftp.CMD_NAME:
+        raise Corrupt("the server answered a listing with something else")
+    for _ in range(reply.int32()):
+        raw = reply.string()
+        reply.string()
+        found = read_attributes(reply)
+        name = raw.decode("ascii", errors="replace")
+        if valid(name) and "/" not in name and (found.is_folder or found.is_file):
+            yield Entry(name, 0 if found.is_folder else found.size, found.is_folder)
+        else:
+            yield None
+
+
+def _ignore(_count: int) -> None:
+    """Nobody watches the progress of a small file."""
+
+
+__all__ = ["MAX_NAMES", "MAX_OBJECT", "Long", "SftpFolder"]

@@ -1,0 +1,326 @@
+"""Requests of SFTP version 3 and their answers, over any link that carries bytes.
+
+paramiko gives the message numbers and the encoding of requests. Its client is not used: it drops the
+statuses of pipelined writes, so a write that failed in the middle stays unseen. Here every request has a
+number that is waited for, every wait a deadline, every length a cap, and long reads and writes keep a
+window of requests under way without copying the data. It knows no paths of tiers and no retries; after
+`Unavailable` or `Corrupt` the link is of no more use.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from paramiko import Message, sftp
+
+from ..errors import Corrupt, Unavailable
+from ..store import Buffer
+from .sftp_errors import StatusError
+
+MAX_PACKET = 1024 * 1024
+"""Longest answer that is accepted, in bytes; servers send at most 256 KiB and some header."""
+
+SAFE_SIZE = 32 * 1024
+BEST_SIZE = 255 * 1024
+"""Bytes of data in a request: what every server takes, and what OpenSSH takes when it says so."""
+
+_WINDOW = 64
+_WINDOW_BYTES = 16 * 1024 * 1024
+_HEAD = struct.Struct(">IBI")
+_WRITE = struct.Struct(">IBII")
+_VERSION = 3
+
+
+class Link(Protocol):
+    """Carries bytes to a server and back. Both calls raise TimeoutError after ``seconds``."""
+
+    def send(self, buffers: Sequence[Buffer], seconds: float) -> None: ...
+
+    def receive_into(self, view: memoryview, seconds: float) -> int:
+        """At least one byte, or 0 when the other side has ended."""
+
+    def reason(self, what: str) -> Exception:
+        """Why the link ended, as the error to raise; ``what`` if nothing better is known."""
+
+
+class Long(int):
+    """A number that goes over the wire in 64 bits."""
+
+
+class Reply:
+    """One answer and a cursor in it. Running past its end is the server's fault, never a read of zeros."""
+
+    def __init__(self, kind: int, body: Buffer) -> None:
+        self.kind = kind
+        self._body = memoryview(body)
+
+    def take(self, count: int) -> bytes:
+        if count > len(self._body):
+            raise Corrupt("the server sent an answer that is cut short")
+        part, self._body = self._body[:count], self._body[count:]
+        return bytes(part)
+
+    def int32(self) -> int:
+        return int.from_bytes(self.take(4))
+
+    def int64(self) -> int:
+        return int.from_bytes(self.take(8))
+
+    def string(self) -> bytes:
+        return self.take(self.int32())
+
+    def left(self) -> int:
+        return len(self._body)
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What a server says of a file. ``mode`` is None where it does not say."""
+
+    size: int
+    mode: int | None
+
+    @property
+    def is_folder(self) -> bool:
+        return self.mode is not None and self.mode & 0o170000 == 0o040000
+
+    @property
+    def is_file(self) -> bool:
+        return self.mode is None or self.mode & 0o170000 in (0, 0o100000)
+
+
+def read_attributes(reply: Reply) -> Attributes:
+    """Attributes at the cursor of ``reply``, which moves behind them."""
+    flags = reply.int32()
+    size = reply.int64() if flags & 0x1 else 0
+    if flags & 0x2:
+        reply.take(8)
+    mode = reply.int32() if flags & 0x4 else None
+    if flags & 0x8:
+        reply.take(8)
+    if flags & 0x80000000:
+        for _ in range(reply.int32()):
+            reply.string(), reply.string()
+    return Attributes(size, mode)
+
+
+class Requests:
+    """One SFTP session over ``link``. Not for use from two threads at once."""
+
+    def __init__(self, link: Link, deadline_s: float) -> None:
+        self._link = link
+        self._deadline_s = deadline_s
+        self._number = 0
+        self._waiting: dict[int, memoryview | None] = {}
+        self._replies: dict[int, Reply | int] = {}
+        self._dropped: set[int] = set()
+        self.max_read = self.max_write = SAFE_SIZE
+        self.extensions = self._hello()
+        if b"limits@openssh.com" in self.extensions:
+            self._read_limits()
+
+    def _hello(self) -> dict[bytes, bytes]:
+        self._transmit((struct.pack(">IBI", 5, sftp.CMD_INIT, _VERSION),))
+        length, kind, version = self._head()
+        if kind != sftp.CMD_VERSION or version != _VERSION:
+            raise Corrupt(
+                "the server does not speak SFTP version 3",
+                "a login script that prints text would do this: it must be silent for SFTP",
+            )
+        reply = Reply(kind, self._body(length - 5))
+        found = {}
+        while reply.left():
+            name = reply.string()
+            found[name] = reply.string()
+        return found
+
+    def _read_limits(self) -> None:
+        reply = self.call(sftp.CMD_EXTENDED, b"limits@openssh.com")
+        reply.int64()
+        most_read, most_write = reply.int64(), reply.int64()
+        # 0 means that the server sets no limit of its own.
+        self.max_read = max(min(most_read or BEST_SIZE, BEST_SIZE), 1024)
+        self.max_write = max(min(most_write or BEST_SIZE, BEST_SIZE), 1024)
+
+    def ask(self, kind: int, *fields: int | bytes) -> int:
+        """Send a request; its number, to be given to `answer` or `drop`."""
+        message = Message()
+        for field in fields:
+            if isinstance(field, Long):
+                message.add_int64(field)
+            elif isinstance(field, int):
+                message.add_int(field)
+            else:
+                message.add_string(field)
+        body = message.asbytes()
+        number = self._next(None)
+        self._transmit((_HEAD.pack(len(body) + 5, kind, number) + body,))
+        return number
+
+    def answer(self, number: int) -> Reply:
+        """Wait for the answer to a request; `StatusError` if it is a status that is not OK."""
+        reply = self._wait(number)
+        assert isinstance(reply, Reply), "only reads answer with a count"
+        return reply
+
+    def call(self, kind: int, *fields: int | bytes) -> Reply:
+        """A request and its answer."""
+        return self.answer(self.ask(kind, *fields))
+
+    def drop(self, number: int) -> None:
+        """The answer to this request does not matter."""
+        if self._replies.pop(number, None) is None and number in self._waiting:
+            self._waiting[number] = None
+            self._dropped.add(number)
+
+    def write(self, handle: bytes, data: memoryview, offset: int, sent: Callable[[int], None]) -> None:
+        """Write all of ``data`` at ``offset``. Every status is seen before this returns; the first that is
+        not OK is raised, after all others have come in. ``sent`` is told what the server confirmed."""
+        size, window = self.max_write, self._window(self.max_write)
+        waiting: deque[tuple[int, int]] = deque()
+        failure: StatusError | None = None
+        for start in range(0, len(data), size):
+            if len(waiting) >= window:
+                failure = self._written(*waiting.popleft(), sent) or failure
+            if failure is not None:
+                break
+            part = data[start : start + size]
+            number = self._next(None)
+            head = _WRITE.pack(len(handle) + len(part) + 21, sftp.CMD_WRITE, number, len(handle))
+            place = struct.pack(">QI", offset + start, len(part))
+            self._transmit((head + handle + place, part))
+            waiting.append((number, len(part)))
+        while waiting:
+            failure = failure or self._written(*waiting.popleft(), sent)
+        if failure is not None:
+            raise failure
+
+    def _written(self, number: int, count: int, sent: Callable[[int], None]) -> StatusError | None:
+        try:
+            self.answer(number)
+        except StatusError as error:
+            return error
+        sent(count)
+        return None
+
+    def read_into(self, handle: bytes, offset: int, view: memoryview) -> int:
+        """Fill ``view`` from ``offset``; the number of bytes there were before the end of the file."""
+        size, window = self.max_read, self._window(self.max_read)
+        waiting: deque[tuple[int, int, int]] = deque()
+        start, end = 0, len(view)
+        try:
+            while waiting or start < end:
+                while start < end and len(waiting) < window:
+                    stop = min(start + size, end)
+                    waiting.append(self._ask_read(handle, offset, view, start, stop))
+                    start = stop
+                number, begin, stop = waiting.popleft()
+                try:
+                    got = self.answer_read(number)
+                except StatusError as error:
+                    if error.code != sftp.SFTP_EOF:
+                        raise
+                    start, end = begin, min(end, begin)
+                    continue
+                if begin + got < stop:
+                    waiting.appendleft(self._ask_read(handle, offset, view, begin + got, stop))
+        finally:
+            for number, _, _ in waiting:
+                self.drop(number)
+        return end
+
+    def _ask_read(
+        self, handle: bytes, offset: int, view: memoryview, start: int, stop: int
+    ) -> tuple[int, int, int]:
+        return self.ask_read(handle, offset + start, view[start:stop]), start, stop
+
+    def ask_read(self, handle: bytes, offset: int, view: memoryview) -> int:
+        """Ask for bytes that will be put into ``view``; at most `max_read`."""
+        number = self.ask(sftp.CMD_READ, handle, Long(offset), len(view))
+        self._waiting[number] = view
+        return number
+
+    def answer_read(self, number: int) -> int:
+        """How many bytes came for `ask_read`: at least one. The end of the file is a `StatusError`."""
+        got = self._wait(number)
+        if not isinstance(got, int) or got == 0:
+            raise Corrupt("the server answered a read with something else")
+        return got
+
+    def _window(self, size: int) -> int:
+        return max(_WINDOW, min(4 * _WINDOW, _WINDOW_BYTES // size))
+
+    def _next(self, into: memoryview | None) -> int:
+        self._number = self._number % 0xFFFFFFFF + 1
+        self._waiting[self._number] = into
+        return self._number
+
+    def _wait(self, number: int) -> Reply | int:
+        while number not in self._replies:
+            self._receive()
+        reply = self._replies.pop(number)
+        if isinstance(reply, Reply) and reply.kind == sftp.CMD_STATUS:
+            code = reply.int32()
+            if code != sftp.SFTP_OK:
+                raise StatusError(code, reply.string().decode(errors="replace") if reply.left() else "")
+        return reply
+
+    def _receive(self) -> None:
+        length, kind, number = self._head()
+        if number not in self._waiting:
+            raise Corrupt("the server answers a request that was not sent")
+        into = self._waiting.pop(number)
+        reply: Reply | int
+        if kind == sftp.CMD_DATA and into is not None:
+            count = int.from_bytes(self._body(4)) if length >= 9 else -1
+            if count != length - 9 or count > len(into):
+                raise Corrupt("the server sent more data than was asked")
+            self._fill(into[:count])
+            reply = count
+        else:
+            reply = Reply(kind, self._body(length - 5))
+        if number in self._dropped:
+            self._dropped.discard(number)
+        else:
+            self._replies[number] = reply
+
+    def _head(self) -> tuple[int, int, int]:
+        length, kind, number = _HEAD.unpack(self._body(_HEAD.size))
+        if not 5 <= length <= MAX_PACKET:
+            raise Corrupt(
+                f"the server sent a packet of {length} bytes",
+                "a login script that prints text would do this: it must be silent for SFTP",
+            )
+        return length, kind, number
+
+    def _body(self, count: int) -> bytearray:
+        data = bytearray(count)
+        self._fill(memoryview(data))
+        return data
+
+    def _fill(self, view: memoryview) -> None:
+        # One deadline for the whole of it: a server that sends a byte a minute stalls too.
+        end = time.monotonic() + self._deadline_s
+        try:
+            while view:
+                count = self._link.receive_into(view, max(end - time.monotonic(), 0.001))
+                if count == 0:
+                    raise self._link.reason("the server ended the connection")
+                view = view[count:]
+        except TimeoutError as error:
+            raise Unavailable(f"the server did not answer within {self._deadline_s:g} s") from error
+        except OSError as error:
+            raise self._link.reason(f"the connection broke: {error.strerror or error}") from error
+
+    def _transmit(self, buffers: Sequence[Buffer]) -> None:
+        try:
+            self._link.send(buffers, self._deadline_s)
+        except TimeoutError as error:
+            raise Unavailable(f"the server took no data for {self._deadline_s:g} s") from error
+        except OSError as error:
+            raise self._link.reason(f"the connection broke: {error.strerror or error}") from error
