@@ -193,18 +193,17 @@ class Fetcher:
                 return rank
         return len(self._tiers)
 
-    async def blob(self, block: bytes, tried: Iterable[tuple[int, str]] = ()) -> bytes:
-        """The verified bytes of a blob, from any place on any tier; (pack number, tier) pairs in ``tried``
-        are passed over. Raises like `read`."""
-        skip: dict[int, set[str]] = {}
-        for pack, tier in tried:
-            skip.setdefault(pack, set()).add(tier)
+    async def blob(self, block: bytes, without_pack: int | None = None) -> bytes:
+        """The verified bytes of a blob, from any place on any tier; a pack that was tried may be left out.
+        Raises like `read`."""
         trouble: TandemError = Missing(f"block {block.hex()[:16]} is in no index")
         for place in self.places(block):
+            if place[0] == without_pack:
+                continue
             try:
-                return await self._blob_at(place, block, skip.get(place[0], set()))
+                return await self._blob_at(place, block, set())
             except (Missing, Corrupt, Unavailable) as error:
-                trouble = error
+                trouble = trouble if isinstance(trouble, Unavailable) else error
         raise trouble
 
     async def _blob_at(self, place: Place, block: bytes, avoid: set[str]) -> bytes:

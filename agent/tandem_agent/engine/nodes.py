@@ -118,6 +118,20 @@ class NodeWriter:
         finally:
             os.close(source)
 
+    def left_out(self, node: Node) -> None:
+        """A hard link whose first name could not be written."""
+        self._troubles.add("hard link of a file that was not restored", join(node.spot.path, node.entry[1]))
+
+    def finish_folder(self, node: Node) -> None:
+        """Metadata of a folder in which everything is done. ``node.spot`` is the folder itself."""
+        above = Spot(node.spot.path.rpartition(b"/")[0], node.spot.fresh, node.spot.inherits)
+        try:
+            self._metadata.apply(self._target.folder(node.spot.path), node.entry, node.owner, above)
+        except OSError as error:
+            if no_room(error):
+                raise translated(error, f"cannot write to {self._target.shown}") from None
+            self._troubles.add(f"folder could not be completed ({error.strerror})", node.spot.path)
+
 
 def _copy_part(source: int, fd: int, offset: int, length: int) -> None:
     while length:

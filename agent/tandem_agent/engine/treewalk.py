@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tandem_protocol.errors import Corrupt, Missing, Usage
+from tandem_protocol.errors import Corrupt, Missing, Unavailable, Usage
 from tandem_protocol.tree import DIR, FILE, Entry, Page, decode_page
 
 ID = 32
@@ -58,7 +58,7 @@ class Broken:
     """A part of ``path`` (a folder) could not be read: what was in it is not told."""
 
     path: bytes
-    error: Corrupt | Missing
+    error: Corrupt | Missing | Unavailable
 
 
 Event = Enter | Entries | Leave | Broken
@@ -177,7 +177,7 @@ class TreeWalker:
                 return None
             page = decode_page(await self._read(page_id))
             return self._page(level, page)
-        except (Corrupt, Missing) as error:
+        except (Corrupt, Missing, Unavailable) as error:
             return Broken(level.folder.path, error)
 
     def _page(self, level: _Level, page: Page) -> Entries:

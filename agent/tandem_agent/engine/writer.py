@@ -266,6 +266,28 @@ class FileWriter:
             self._open.discard(job)
         job.temporary = b""
 
+    def matches(self, job: FileJob, pieces: list[Piece]) -> bool:
+        """Whether the file that has the name now holds exactly these pieces; then it gets the metadata. A
+        sparse one is written again: its holes would have to be proven too."""
+        if job.extents is not None:
+            return False
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(job.entry[1], flags, dir_fd=self._target.folder(job.spot.path))
+        except OSError:
+            return False
+        try:
+            for piece in pieces:
+                data = os.pread(fd, piece.length, piece.position)
+                if self.stopped or content_id(self._id_key, data) != piece.content_id:
+                    return False
+            self._metadata.apply(fd, job.entry, job.owner, job.spot)
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
     def lose(self, job: FileJob, why: str, error: OSError | None = None) -> None:
         """This file will not come to be. No space left is not the one file's trouble: `Full`."""
         with job.lock or contextlib.nullcontext():
