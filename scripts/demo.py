@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from compare_trees import differences
+from demo_source import change, copy_tree
 
 PROJECT = Path(__file__).resolve().parent.parent
 DEMO = PROJECT / "demo"
@@ -29,7 +29,6 @@ PROGRAMS = Path(sys.executable).parent
 PASSPHRASE = "a passphrase for the demonstration"
 DEFAULT_LIMIT = 200_000_000
 """Bytes taken of a folder that the demo chose itself; a folder named with SRC is taken whole."""
-NOT_COPIED = {".git", ".venv", "demo", "node_modules", "__pycache__"}
 
 
 @dataclass
@@ -68,7 +67,7 @@ class Demo:
             self.backup("again, nothing changed", tiers={"vault", "remote"})
             say("The WAN is down: the server is stopped.")
             self.server.stop()
-            change(self.source)
+            say(change(self.source))
             self.backup("after changes, WAN down", tiers={"vault"})
             self.restore("restored from the vault", DEMO / "from-vault", "--tier", "vault")
             say("The WAN is back: the server is started.")
@@ -244,63 +243,6 @@ class Server:
             self.stop()
 
 
-def copy_tree(source: Path, target: Path, limit: int | None) -> tuple[int, int, bool]:
-    """Copy files, folders and links with their metadata: (files, bytes, whether ``limit`` cut it short).
-    Devices, pipes and what may not be read are left out: the copy is only something to play with."""
-    files = size = 0
-    cut = False
-    for folder, folders, names in os.walk(os.fsencode(source)):
-        folders[:] = sorted(f for f in folders if os.fsdecode(f) not in NOT_COPIED)
-        here = os.path.join(os.fsencode(target), os.path.relpath(folder, os.fsencode(source)))
-        os.makedirs(here, exist_ok=True)
-        links = [f for f in folders if os.path.islink(os.path.join(folder, f))]
-        for name in sorted([*names, *links]):
-            path = os.path.join(folder, name)
-            about = os.lstat(path)
-            if limit is not None and size + about.st_size > limit:
-                cut = True
-                continue
-            if stat.S_ISLNK(about.st_mode) or (stat.S_ISREG(about.st_mode) and os.access(path, os.R_OK)):
-                shutil.copy2(path, os.path.join(here, name), follow_symlinks=False)
-                files, size = files + 1, size + about.st_size
-    return files, size, cut
-
-
-def change(source: Path) -> None:
-    """Changes of every sort: files edited, renamed, removed; links, holes, odd names, attributes added."""
-    files = sorted(p for p in source.rglob("*") if p.is_file() and not p.is_symlink())
-    for path in files[::50]:
-        path.chmod(path.stat().st_mode | stat.S_IWUSR)
-        with path.open("ab") as file:
-            file.write(b"\nA line added while the WAN was down.\n")
-    for path in files[25::100]:
-        path.unlink()
-    for path in files[26::100]:
-        path.rename(path.with_name(path.name + ".renamed"))
-    extras = source / "added by the demo"
-    extras.mkdir()
-    (extras / "empty folder").mkdir()
-    (extras / "one name").write_text("a file with two names\n")
-    os.link(extras / "one name", extras / "another name")
-    os.symlink("../nowhere", extras / "a link to nothing")
-    os.mkfifo(extras / "a pipe")
-    with open(os.path.join(os.fsencode(extras), b"not UTF-8: \xff\xfe"), "wb") as file:
-        file.write(os.urandom(300_000))
-    with (extras / "mostly holes").open("wb") as file:
-        file.seek(64 << 20)
-        file.write(b"the end")
-    (extras / "private").write_text("0400\n")
-    (extras / "private").chmod(0o400)
-    os.utime(extras / "private", ns=(10**18 + 1, 10**18 + 123_456_789))
-    try:
-        os.setxattr(extras / "one name", "user.demo", b"an attribute")
-    except (OSError, AttributeError):
-        say("  (no extended attributes on this file system)")
-    say(
-        f"Changed {len(files[::50])} files, removed {len(files[25::100])}, renamed {len(files[26::100])}, added some"
-    )
-
-
 def reset(folder: Path) -> None:
     """An empty ``folder``, whatever modes an earlier run left there."""
 
@@ -337,8 +279,8 @@ def main() -> int:
     if not source.is_dir():
         print(f"demo: {source} is not a folder: make demo SRC=FOLDER", file=sys.stderr)
         return 2
-    if source == DEMO or (source in DEMO.parents and limit is None and source != PROJECT):
-        print(f"demo: {source} holds the demo's own folder: name another", file=sys.stderr)
+    if source == DEMO or DEMO in source.parents:
+        print(f"demo: {DEMO} is emptied at each run: name a folder elsewhere", file=sys.stderr)
         return 2
     demo = Demo(source, limit)
     try:
