@@ -35,14 +35,13 @@ def authorized_keys(path: str) -> asyncssh.SSHAuthorizedKeys:
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
-        keys = asyncssh.import_authorized_keys(text)
+        if not any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines()):
+            raise Usage(f"{path} holds no key, so nobody could log in", remedy)
+        return asyncssh.import_authorized_keys(text)
     except OSError as error:
         raise Usage(f"cannot read {path}: {error.strerror}", remedy) from None
     except (ValueError, asyncssh.KeyImportError) as error:
         raise Usage(f"{path} is not a file of public keys: {error}", remedy) from None
-    if not any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines()):
-        raise Usage(f"{path} holds no key, so nobody could log in", remedy)
-    return keys
 
 
 def host_key(path: str) -> asyncssh.SSHKey:
