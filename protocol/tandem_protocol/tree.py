@@ -40,6 +40,7 @@ MAX_TARGET = 1 << 16
 MAX_EXTENTS = 1 << 16
 MAX_ENTRY = 2 << 20
 MAX_PAGE = 4 << 20
+MAX_CONTAINERS = 1 << 20
 TARGET_PAGE = 1 << 20
 CUT_FROM = 64 << 10
 CUT_MASK = 0x7FF
@@ -79,8 +80,8 @@ class PageBuilder:
     def add(self, entry: Entry) -> bytes | None:
         """Take an entry; gives a finished page when one is full (this entry in it, or else before it).
 
-        Raises `Refused` for an entry above `MAX_ENTRY` (extended attributes without end), which is then
-        not taken, and ValueError for one out of order.
+        Raises `Refused` for an entry above `MAX_ENTRY` (extended attributes without end) or with more than
+        `MAX_EXTENTS`, which is then not taken, and ValueError for one out of order.
         """
         name = entry[1]
         if name <= self._last:
@@ -89,6 +90,9 @@ class PageBuilder:
         size = len(row)
         if size > MAX_ENTRY:
             raise Refused(f"the metadata of one file takes {size} bytes, more than the {MAX_ENTRY} possible")
+        extras = entry[9]
+        if extras is not None and len(extras.get("s", ())) > MAX_EXTENTS:
+            raise Refused(f"a sparse file has more than the {MAX_EXTENTS} pieces possible")
         self._last = name
         full = None
         if self._rows and (self._size + size > TARGET_PAGE - _FRONT or len(self._rows) == MAX_ARRAY):
@@ -138,7 +142,7 @@ def _writable(name: str) -> bool:
 
 def decode_page(data: Buffer) -> Page:
     """The entries of a page, every field of them checked. Raises `Corrupt`, `Unsupported`."""
-    value = unpack(data, MAX_PAGE, _PAGE)
+    value = unpack(data, MAX_PAGE, _PAGE, max_containers=MAX_CONTAINERS)
     fields = Fields(value, _PAGE)
     if (version := fields.int("v", 1)) > VERSION:
         raise Unsupported(f"a tree page has format version {version}, this program knows {VERSION}", UPGRADE)
@@ -225,7 +229,7 @@ def _check_extras(kind: int, size: int, content: bytes, extras: object) -> None:
     if kind in (FILE, DIR):
         wrong = len(content) % ID_SIZE or len(content) > MAX_IDS * ID_SIZE
         if "s" in extras:
-            wrong = wrong or kind != FILE or _extents_total(extras["s"], size) == 0 != len(content)
+            wrong = wrong or kind != FILE or (_extents_total(extras["s"], size) == 0) != (not content)
         elif kind == FILE:
             wrong = wrong or (size == 0) != (not content)
         if wrong or extras.get("indirect", 1) != 1:
