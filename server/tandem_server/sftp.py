@@ -181,10 +181,7 @@ class SftpSession:
     def _setstat(self, request: int, fields: Fields) -> bytes:
         path, attrs = fields.string(), fields.attrs()
         _check_allowed(attrs)
-        if attrs.size is not None:
-            fd = self._jail.open_file(path, os.O_WRONLY, 0)
-        else:
-            fd = self._jail.open_any(path)
+        fd = self._jail.open_any(path) if attrs.size is None else self._jail.open_file(path, os.O_WRONLY, 0)
         try:
             _set_attrs(fd, attrs)
         finally:
