@@ -26,6 +26,7 @@ from .seal import Cipher
 MAX_SLOT = 1 << 20
 MAX_MEMORY_KIB = 1 << 20
 MAX_PASSES = 64
+MAX_WORK_KIB = 4 << 20  # memory times passes: about as many seconds as GiB, whatever a tier hands out
 MAX_LANES = 16
 MAX_KEYS = 4096
 
@@ -167,7 +168,13 @@ def _decode_ring(data: bytes) -> KeyRing:
 
 def _passphrase_key(passphrase: str, salt: bytes, memory_kib: int, passes: int, lanes: int) -> bytes:
     text = unicodedata.normalize("NFC", passphrase).encode("utf-8", "surrogateescape")
-    return Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory_kib).derive(text)
+    kdf = Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory_kib)
+    try:
+        return kdf.derive(text)
+    except MemoryError as error:
+        raise Refused(
+            f"the passphrase needs {memory_kib >> 10} MiB of memory to be checked", "close other programs"
+        ) from error
 
 
 def _agent_slot_key(agent_key: bytes) -> bytes:
@@ -244,6 +251,8 @@ def open_slot_with_passphrase(data: bytes, passphrase: str) -> KeyRing:
     passes = fields.int("passes", 1, MAX_PASSES)
     if len(salt) < 8:
         raise fields.bad("salt")
+    if memory_kib * passes > MAX_WORK_KIB:
+        raise fields.bad("passes")
     key = _passphrase_key(passphrase, salt, memory_kib, passes, lanes)
     return _open(key, front, sealed, Refused("wrong passphrase", "try again, or use another key slot"))
 

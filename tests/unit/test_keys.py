@@ -109,6 +109,7 @@ def test_no_secret_in_a_repr() -> None:
         {"salt": b"short"},
         {"salt": bytes(65)},
         {"salt": "text"},
+        {"passes": 5, "memory_kib": keys.MAX_MEMORY_KIB},
         {"passes": True},
         {"memory_kib": -1},
     ],
