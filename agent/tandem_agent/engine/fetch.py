@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from tandem_protocol.store import Store
 
 READ_AHEAD = 2 * 1024 * 1024
 _CHUNKS = 16
+_PARALLEL = 8
 _RAW_CACHE = 48 * 1024 * 1024
 _MAX_DAMAGE = 10_000
 
@@ -57,11 +58,13 @@ class Has(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NamedStore:
-    """A tier as reading sees it: its name, an open store, and whether it is known to hold an object."""
+    """A tier as reading sees it: its name, its store, whether it is known to hold an object, and for a
+    store that is not open yet a way to open it, safe to call again, whose errors are the tier's."""
 
     name: str
     store: Store
     has: Has
+    connect: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +81,24 @@ class _Tier:
     """One tier in use: how many reads at once it takes, whether it still answers, bytes it gave."""
 
     def __init__(self, named: NamedStore) -> None:
-        self.name, self.store, self.has = named.name, named.store, named.has
-        self.turns = asyncio.Semaphore(max(1, min(named.store.parallel, 8)))
+        self.name, self.has = named.name, named.has
         self.fault: TandemError | None = None
         self.bytes = 0
+        self._store, self._connect = named.store, named.connect
+        self._turns: asyncio.Semaphore | None = None
+        self._lock = asyncio.Lock()
+
+    async def read(self, name: str, offset: int, length: int | None) -> bytes:
+        """Raises what the store does; connects first if need be."""
+        if self._turns is None:
+            async with self._lock:
+                if self._connect is not None and self._turns is None:
+                    await self._connect()
+                self._turns = self._turns or asyncio.Semaphore(max(1, min(self._store.parallel, _PARALLEL)))
+        async with self._turns:
+            if self.fault is not None:
+                raise self.fault
+            return await self._store.read(name, offset, length)
 
 
 class Fetcher:
@@ -146,17 +163,14 @@ class Fetcher:
     async def _ask(
         self, tier: _Tier, kind: ObjectType, name: bytes, offset: int, length: int | None
     ) -> bytes | None:
-        async with tier.turns:
-            if tier.fault is not None:
-                return None
-            try:
-                data = await tier.store.read(object_path(kind, name), offset, length)
-            except Missing:
-                self.note(tier.name, kind, name, "missing")
-                return None
-            except TandemError as error:
-                tier.fault = error
-                return None
+        try:
+            data = await tier.read(object_path(kind, name), offset, length)
+        except Missing:
+            self.note(tier.name, kind, name, "missing")
+            return None
+        except TandemError as error:
+            tier.fault = error
+            return None
         tier.bytes += len(data)
         return data
 

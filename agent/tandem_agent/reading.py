@@ -1,0 +1,322 @@
+"""Reading a repository: its keys, backups, tiers and the index of where every block is.
+
+With local state, from that and the tiers as they can be reached; without (``--from URL``), from one store
+and the passphrase alone. Nothing is written to a tier, nothing is claimed, and no lock is held while data is
+read, so a long restore keeps no backup waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from tandem_agent import wiring
+from tandem_agent.backups import BackupInfo, info_of, list_backups
+from tandem_agent.config import Config, TierConfig
+from tandem_agent.engine.blobindex import BlobIndex
+from tandem_agent.engine.fetch import Fetcher, NamedStore
+from tandem_agent.state import State, TierRow
+from tandem_agent.tiers.tier import Tier
+from tandem_protocol.browse import StoredHistory, history_from_store
+from tandem_protocol.errors import Busy, Corrupt, Missing, Refused, TandemError, Unavailable, Usage
+from tandem_protocol.history import LiveObject
+from tandem_protocol.identity import MAX_SIZE, decode_identity
+from tandem_protocol.index import PackEntry, decode_segment
+from tandem_protocol.keys import KeyRing, check_ring_matches
+from tandem_protocol.names import IDENTITY, ObjectType, object_folders, parse_object_name
+from tandem_protocol.pack import read_trailer, trailer_span
+from tandem_protocol.revision import Kind, Record, open_details
+from tandem_protocol.store import Store
+
+__all__ = ["NamedStore", "RepositoryView", "open_index", "open_local", "open_store", "update_index"]
+
+_AT_ONCE = 4
+_TAIL = 64 * 1024
+
+Objects = Mapping[bytes, LiveObject]
+
+
+@dataclass
+class RepositoryView:
+    """What reading needs. ``tiers`` in configured order; ``notices`` for people: what was damaged and passed
+    over. ``index`` knows every block that is live."""
+
+    ring: KeyRing
+    live: Objects
+    backups: list[BackupInfo]
+    tiers: list[NamedStore]
+    index: BlobIndex
+    notices: list[str] = field(default_factory=list)
+
+
+async def update_index(
+    index: BlobIndex,
+    ring: KeyRing,
+    segments: Objects,
+    tiers: Sequence[NamedStore],
+    packs: Callable[[], Objects] | None = None,
+) -> list[str]:
+    """Take into ``index`` every live segment that it has not seen. A damaged one is tried on the next tier;
+    where no tier has it good it is passed over, and what it named is read from the packs themselves if
+    ``packs`` (the live ones) is given. Returns notices. Raises `NoTierReachable` if all tiers fail."""
+    fetcher = Fetcher(ring, tiers)
+    wanted = [o for o in segments.values() if o.name not in index.segments_seen()]
+    wanted.sort(key=lambda o: (-o.added, o.name))
+    lost = 0
+    for start in range(0, len(wanted), _AT_ONCE):
+        part = wanted[start : start + _AT_ONCE]
+        for segment, entries in zip(
+            part, await _each(part, lambda o: _segment(fetcher, o.name)), strict=True
+        ):
+            if isinstance(entries, TandemError):
+                lost += 1
+            else:
+                await asyncio.to_thread(index.add_segment, segment.name, entries)
+    notices = [f"index segment {d.name.hex()[:16]} is {d.what} on {d.tier}" for d in fetcher.damage]
+    if lost and packs is None:
+        notices.append(f"{lost} index segments are good on no tier; what they name cannot be found")
+    elif lost and packs is not None:
+        missing = [o for o in packs().values() if index.number_of(o.name) is None]
+        notices.append(f"{lost} index segments are good on no tier; {len(missing)} packs are read instead")
+        notices += await _rebuild(index, ring, tiers, missing)
+    return notices
+
+
+async def _each(
+    items: Iterable[LiveObject], work: Callable[[LiveObject], Awaitable[list[PackEntry]]]
+) -> list[list[PackEntry] | TandemError]:
+    """Do ``work`` for some objects at once; what is missing or damaged comes back as its error."""
+
+    async def one(item: LiveObject) -> list[PackEntry] | TandemError:
+        try:
+            return await work(item)
+        except (Missing, Corrupt) as error:
+            return error
+
+    return list(await asyncio.gather(*(one(item) for item in items)))
+
+
+async def _segment(fetcher: Fetcher, name: bytes) -> list[PackEntry]:
+    data = await fetcher.whole(ObjectType.INDEX, name)
+    return await asyncio.to_thread(decode_segment, fetcher.ring, data)
+
+
+async def _rebuild(
+    index: BlobIndex, ring: KeyRing, tiers: Sequence[NamedStore], packs: list[LiveObject]
+) -> list[str]:
+    """Take packs into the index from their own trailers."""
+    fetcher = Fetcher(ring, tiers)
+    lost = 0
+    for start in range(0, len(packs), _AT_ONCE):
+        for entries in await _each(packs[start : start + _AT_ONCE], lambda o: _trailer(fetcher, o)):
+            if isinstance(entries, TandemError):
+                lost += 1
+                continue
+            for entry in entries:
+                index.add_pack(entry)
+    return [f"{lost} packs could not be read for the index: what is in them cannot be found"] if lost else []
+
+
+async def _trailer(fetcher: Fetcher, pack: LiveObject) -> list[PackEntry]:
+    """A pack's entry from its own end, from the first tier where that is good."""
+    avoid: set[str] = set()
+    while True:
+        length = min(_TAIL, pack.size)
+        offset = pack.size - length
+        tail, tier = await fetcher.read(ObjectType.PACK, pack.name, offset, length, avoid)
+        try:
+            span = trailer_span(tail, pack.size)
+            if span > length:
+                others = {name for name in fetcher.read_from if name != tier}
+                offset = pack.size - span
+                tail, _ = await fetcher.read(ObjectType.PACK, pack.name, offset, span, others | avoid)
+            found = await asyncio.to_thread(read_trailer, fetcher.ring, tail, pack.size)
+        except (Corrupt, Missing):
+            fetcher.note(tier, ObjectType.PACK, pack.name, "damaged")
+            avoid.add(tier)
+            continue
+        return [PackEntry(pack.name, pack.size, pack.added, found.kind, found.key_number, found.frames)]
+
+
+async def open_index(
+    folder: str,
+    ring: KeyRing,
+    live: Objects,
+    tiers: Sequence[NamedStore],
+) -> tuple[BlobIndex, list[str]]:
+    """The blob index in ``folder``, up to date with ``live``; one that is damaged is made afresh."""
+    notices: list[str] = []
+    try:
+        index = BlobIndex(folder)
+    except Corrupt:
+        BlobIndex.wipe(folder)
+        index = BlobIndex(folder)
+        notices.append("the local index was damaged and is made again")
+    try:
+        segments = {n: o for n, o in live.items() if o.type is ObjectType.INDEX}
+        notices += await update_index(
+            index, ring, segments, tiers, lambda: {n: o for n, o in live.items() if o.type is ObjectType.PACK}
+        )
+        await asyncio.to_thread(index.flush)
+    except BaseException:
+        index.close()
+        raise
+    return index, notices
+
+
+@asynccontextmanager
+async def open_store(
+    name: str, store: Store, open_ring: Callable[[Iterable[bytes]], KeyRing]
+) -> AsyncIterator[RepositoryView]:
+    """A repository as one store alone shows it; ``open_ring`` opens one of the key slots it is given.
+
+    The keys say which repository and root they belong to; a store that claims otherwise is `Corrupt`.
+    """
+    await store.open()
+    folder = tempfile.mkdtemp(prefix="tandem-index-")
+    try:
+        history = await history_from_store(store)
+        ring = await asyncio.to_thread(open_ring, list(history.slots.values()))
+        check_ring_matches(ring, history.identity.repository_id, history.identity.root_public)
+        live = await _with_listed(store, history)
+        tiers = [NamedStore(name, store, live.__contains__)]
+        index, notices = await open_index(os.path.join(folder, "index"), ring, live, tiers)
+        try:
+            backups = stored_backups(ring, history.records, name)
+            yield RepositoryView(ring, live, backups, tiers, index, [*history.notices, *notices])
+        finally:
+            index.close()
+    finally:
+        await store.close()
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(shutil.rmtree, folder)
+
+
+@asynccontextmanager
+async def open_local(
+    config: Config, passphrase: Callable[[], str], only: str | None = None
+) -> AsyncIterator[RepositoryView]:
+    """The repository of this configuration: what is known from local state, data from the tiers in configured
+    order (``only``: from that tier alone), each of which is contacted when it is first asked. Raises `Usage`
+    before init and for an unknown tier."""
+    with wiring.open_state(config) as state:
+        ring = wiring.unlock(config, state, passphrase)
+        live = state.live()
+        links = [
+            _Link(config, tier, row, state, ring)
+            for tier in config.tiers
+            for row in state.tiers()
+            if row.name == tier.name and only in (None, tier.name)
+        ]
+        if not links:
+            known = ", ".join(row.name for row in state.tiers())
+            raise Usage(f"there is no tier called {only}", f"there are {known}")
+        patience = config.patience_seconds if len(links) > 1 else None
+        tiers = [link.named(live, patience) for link in links]
+        try:
+            async with _local_index(config, ring, live, tiers) as (index, notices):
+                yield RepositoryView(ring, live, list_backups(state), tiers, index, notices)
+        finally:
+            await asyncio.gather(*(link.store.close() for link in links))
+
+
+@asynccontextmanager
+async def _local_index(
+    config: Config, ring: KeyRing, live: Objects, tiers: Sequence[NamedStore]
+) -> AsyncIterator[tuple[BlobIndex, list[str]]]:
+    """The kept index, brought up to date under the lock, which is then released: the files behind an open
+    index stay as they are. While another process has the lock, an index of our own for this time."""
+    folder = ""
+    try:
+        with wiring.process_lock(config):
+            opened = await open_index(os.path.join(wiring.cache_dir(config), "index"), ring, live, tiers)
+    except (Busy, OSError):
+        folder = tempfile.mkdtemp(prefix="tandem-index-")
+        opened = await open_index(os.path.join(folder, "index"), ring, live, tiers)
+    try:
+        yield opened
+    finally:
+        opened[0].close()
+        if folder:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(shutil.rmtree, folder)
+
+
+class _Link:
+    """A configured tier for reading: connected once, when first asked, and only if it is the right one."""
+
+    def __init__(self, config: Config, tier: TierConfig, row: TierRow, state: State, ring: KeyRing) -> None:
+        self.store = wiring.make_retrying(config, tier)
+        self.store.on_session = self._check
+        self._row, self._repository = row, ring.repository_id
+        self._facts = Tier(row, tier.url, self.store, state, ring).facts()
+        self._patience: float | None = None
+        self._connecting: asyncio.Task[None] | None = None
+
+    def named(self, live: Objects, patience: float | None) -> NamedStore:
+        """``patience``: seconds for the first contact (None: as long as its attempts take)."""
+        self._patience = patience
+
+        def has(name: bytes) -> bool:
+            return name in live and self._facts.holds_last(live[name])
+
+        return NamedStore(self._row.name, self.store, has, self._connect)
+
+    async def _connect(self) -> None:
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._open())
+        await asyncio.shield(self._connecting)
+
+    async def _open(self) -> None:
+        try:
+            async with asyncio.timeout(self._patience):
+                await self.store.open()
+                await self._check(self.store)
+        except TimeoutError:
+            reason = self.store.last_fault or "no answer"
+            raise Unavailable(f"tier {self._row.name} is not reachable: {reason}") from None
+
+    async def _check(self, store: Store) -> None:
+        """A folder that is not mounted, or a disk of another repository, must not look like one that lost
+        everything."""
+        try:
+            found = decode_identity(await store.read(IDENTITY, 0, MAX_SIZE + 1))
+        except (Missing, Corrupt) as error:
+            remedy = "is it mounted? `tandem tiers` shows its state"
+            raise Refused(f"tier {self._row.name} has no good identity file: {error.what}", remedy) from None
+        if (found.repository_id, found.tier_id) != (self._repository, self._row.id):
+            raise Refused(f"tier {self._row.name} is another one than it was", "check its address or disk")
+
+
+async def _with_listed(store: Store, history: StoredHistory) -> Objects:
+    """What is live. Where documents were damaged that say so, also the segments and packs that are simply
+    there: nothing is taken on trust, and what was removed is in quarantine, not there."""
+    if not history.notices:
+        return history.live
+    live = dict(history.live)
+    for kind in (ObjectType.INDEX, ObjectType.PACK):
+        for folder in object_folders(kind):
+            async for entry in store.list(folder):
+                name = parse_object_name(entry.name)
+                if name is not None and name not in live:
+                    live[name] = LiveObject(kind, name, entry.size, 1)
+    return live
+
+
+def stored_backups(ring: KeyRing, records: Iterable[Record], tier: str) -> list[BackupInfo]:
+    """The backups that the records of one tier tell of, oldest first, also failed ones."""
+    found = []
+    for record in records:
+        if record.kind not in (Kind.BACKUP, Kind.ABORTED):
+            continue
+        about = open_details(ring, record).get("backup")
+        if isinstance(about, dict) and about:
+            on = [tier] if about.get("status") != "failed" else []
+            found.append(info_of(record.number, about, on))
+    return found
