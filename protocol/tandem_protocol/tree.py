@@ -105,6 +105,11 @@ class PageBuilder:
             return self.finish()
         return full
 
+    @property
+    def waiting(self) -> int:
+        """How many entries were taken that are in no page yet."""
+        return len(self._rows)
+
     def finish(self) -> bytes | None:
         """The page of what was added since the last one; None if that is nothing."""
         if not self._rows:

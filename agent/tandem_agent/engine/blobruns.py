@@ -1,0 +1,127 @@
+"""Files of fixed-size records found by content id: the part of the blob index that is on disk.
+
+A run is a header, a table of 65,536 record numbers (where the records whose ids begin with those two
+bytes end), and records grouped by those two bytes. It is mapped, never loaded: memory stays flat and a
+lookup reads one small group. Runs are written once and merged group by group, which only copies bytes.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from zlib import crc32
+
+from blake3 import blake3
+
+from tandem_protocol.errors import Corrupt
+
+KEY = 16
+RECORD = struct.Struct("<16sIHHII")
+"""First 16 bytes of the id, pack number, frame number in the pack, checksum, offset in the frame, length."""
+
+_TAIL = struct.Struct("<IHHII")
+_BARE = struct.Struct("<16sIHII")
+_HEADER = struct.Struct("<8sQ32s")
+_MAGIC = b"tdmrun1\0"
+_GROUPS = 1 << 16
+_TABLE = 4 * (_GROUPS + 1)
+_FIRST = _HEADER.size + _TABLE
+_SIZE = RECORD.size
+
+Place = tuple[int, int, int, int]
+"""Where a blob is: pack number, frame number, offset in the raw frame, length in bytes."""
+
+
+def encode_record(key: bytes, place: Place) -> bytes:
+    """One record; its 16-bit checksum tells a damaged one."""
+    pack, frame, offset, length = place
+    check = crc32(_BARE.pack(key, pack, frame, offset, length)) & 0xFFFF
+    return RECORD.pack(key, pack, frame, check, offset, length)
+
+
+class Run:
+    """One file of records, mapped for reading. Any number of threads may ask it."""
+
+    def __init__(self, path: str) -> None:
+        """Raises `Corrupt` if the file's size or the checksum of its table is wrong."""
+        self.path = path
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise Corrupt("a file of the blob index is gone", "it is rebuilt from the tiers") from error
+        try:
+            self._map = mmap.mmap(fd, 0, prot=mmap.PROT_READ) if os.fstat(fd).st_size >= _FIRST else None
+        finally:
+            os.close(fd)
+        head = (b"", 0, b"") if self._map is None else _HEADER.unpack_from(self._map)
+        if (
+            self._map is None
+            or head[0] != _MAGIC
+            or len(self._map) != _FIRST + head[1] * _SIZE
+            or blake3(self._map[_HEADER.size : _FIRST]).digest() != head[2]
+        ):
+            raise Corrupt("a file of the blob index is damaged", "it is rebuilt from the tiers")
+        self.count: int = head[1]
+        self.size = len(self._map)
+        self._bytes = self._map
+        self._table = memoryview(self._map)[_HEADER.size : _FIRST].cast("I")
+
+    def group(self, number: int) -> bytes:
+        """The records whose ids begin with the two bytes that ``number`` is."""
+        table = self._table
+        return self._bytes[_FIRST + table[number] * _SIZE : _FIRST + table[number + 1] * _SIZE]
+
+    def find(self, key: bytes, damaged: Callable[[], None]) -> list[Place]:
+        """Places of the 16-byte ``key``. ``damaged`` is called for a record that is passed over as such."""
+        group = self.group(key[0] << 8 | key[1])
+        at = group.find(key)
+        if at < 0:
+            return []
+        places: list[Place] = []
+        while at >= 0:
+            if at % _SIZE == 0:
+                pack, frame, check, offset, length = _TAIL.unpack_from(group, at + KEY)
+                if crc32(_BARE.pack(key, pack, frame, offset, length)) & 0xFFFF == check:
+                    places.append((pack, frame, offset, length))
+                else:
+                    damaged()
+            at = group.find(key, at + 1)
+        return places
+
+
+def write_run(path: str, groups: Iterable[bytes], count: int) -> None:
+    """Write a run durably. ``groups`` are the 65,536 groups of records in order, ``count`` records in all."""
+    ends = [0]
+    with open(path, "wb") as file:
+        file.seek(_FIRST)
+        total = 0
+        for group in groups:
+            file.write(group)
+            total += len(group) // _SIZE
+            ends.append(total)
+        assert total == count and len(ends) == _GROUPS + 1
+        table = struct.pack(f"<{_GROUPS + 1}I", *ends)
+        file.seek(0)
+        file.write(_HEADER.pack(_MAGIC, count, blake3(table).digest()) + table)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def grouped(records: list[bytes]) -> Iterable[bytes]:
+    """The groups of records in any order."""
+    records.sort()
+    position, total = 0, len(records)
+    for number in range(_GROUPS):
+        prefix = number.to_bytes(2, "big")
+        first = position
+        while position < total and records[position].startswith(prefix):
+            position += 1
+        yield b"".join(records[first:position])
+
+
+def merged(runs: Sequence[Run]) -> Iterable[bytes]:
+    """The groups of several runs, those of the first run first in each group."""
+    for number in range(_GROUPS):
+        yield b"".join([run.group(number) for run in runs])

@@ -1,0 +1,291 @@
+"""What the last backup saw of each folder, so that unchanged files are not read and unchanged pages not made.
+
+One row per page of a folder, in a SQLite file of its own. A row holds a digest of the names and stat
+fields that the page was made from; its detail, loaded only where something changed, holds them one by one
+with the page itself. The file may be deleted or damaged at any time: it is then just empty. Every row and
+detail carries a checksum, so no fsync is asked for. Whether a row may be believed is for the scanner:
+matching digests, and content that every target of the backup holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import threading
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgpack
+from blake3 import blake3
+
+from tandem_protocol.tree import Entry
+
+T = TypeVar("T")
+
+STAT_FIELDS = 5
+"""Per entry: inode, size, mtime_ns, ctime_ns, mode. Everything else that a tree holds moves ctime."""
+
+_SCHEMA = 1
+_SUM = 16
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (owner BLOB NOT NULL, version INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS runs (run INTEGER PRIMARY KEY, revision INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS pages (
+  path BLOB NOT NULL, part INTEGER NOT NULL, run INTEGER NOT NULL, first BLOB NOT NULL,
+  digest BLOB NOT NULL, page BLOB NOT NULL, children BLOB NOT NULL, detail INTEGER NOT NULL,
+  checksum BLOB NOT NULL, PRIMARY KEY (path, part)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS details (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One page of a folder. ``first`` is the first name it may hold (the first page's: empty).
+
+    ``digest`` is of everything in it, see `stats_digest`. ``children`` is `children_digest` of its subfolders' contents.
+    """
+
+    part: int
+    run: int
+    first: bytes
+    digest: bytes
+    page: bytes
+    children: bytes
+    detail: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A page just made; ``stats`` has `STAT_FIELDS` numbers for each of its entries, in order."""
+
+    first: bytes
+    digest: bytes
+    page: bytes
+    children: bytes
+    stats: Sequence[int]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """The entries of a page and their stat fields (see `STAT_FIELDS`), in the same order."""
+
+    entries: tuple[Entry, ...]
+    stats: list[int]
+
+    def by_name(self) -> dict[bytes, tuple[list[int], Entry]]:
+        width = STAT_FIELDS
+        return {e[1]: (self.stats[i * width : i * width + width], e) for i, e in enumerate(self.entries)}
+
+
+def pack_stats(stats: Sequence[int]) -> bytes:
+    """Eight bytes a number, whatever its sign."""
+    try:
+        return array("q", stats).tobytes()
+    except OverflowError:  # inode numbers of some network file systems use all 64 bits
+        return array("Q", [number & (2**64 - 1) for number in stats]).tobytes()
+
+
+def stats_digest(device: int, names: Sequence[bytes], stats: Sequence[int]) -> bytes:
+    """Names every entry of a page and its stat fields; names hold no zero byte."""
+    hasher = blake3(b"\0".join(names))
+    hasher.update(b"\0%d\0" % device)
+    hasher.update(pack_stats(stats))
+    return hasher.digest()
+
+
+def children_digest(contents: Sequence[bytes]) -> bytes:
+    """Of the contents (page ids) of a page's subfolders, in order."""
+    return blake3(b"".join(b"%d:" % len(content) + content for content in contents)).digest(length=_SUM)
+
+
+class FilesCache:
+    """One backup uses it at a time: any thread reads, one writes, and what it writes is not read before `commit`.
+
+    What is written becomes durable with `commit` and is dropped by `discard`. No method raises for a
+    damaged file: it reads as empty, and is made anew at the next open.
+    """
+
+    def __init__(self, path: str, owner: bytes) -> None:
+        """``owner`` is any bytes that change when rows must not be reused (repository and key numbers)."""
+        self._path = path
+        self._owner = owner
+        self._broken = False
+        self._reading = threading.Lock()
+        self._reader: sqlite3.Connection | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._revisions: dict[int, int] = {}
+        self._run = secrets.randbits(62)
+        self._next_detail = 0
+        self._dead: list[tuple[int]] = []
+        for attempt in range(2):
+            try:
+                self._open()
+                break
+            except (sqlite3.Error, OSError):
+                self.close()
+                self._broken = attempt > 0
+                self._remove()
+
+    def _open(self) -> None:
+        # A connection belongs to one thread at a time here; the library itself is built serialised.
+        self._writer = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        self._writer.execute("PRAGMA journal_mode=WAL")
+        self._writer.execute("PRAGMA synchronous=OFF")
+        self._writer.executescript(_TABLES)
+        found = self._writer.execute("SELECT owner, version FROM meta").fetchall()
+        if found != [(self._owner, _SCHEMA)]:
+            if found:
+                raise sqlite3.DatabaseError("a cache of another repository or form")
+            self._writer.execute("INSERT INTO meta VALUES (?, ?)", (self._owner, _SCHEMA))
+        self._revisions = dict(self._writer.execute("SELECT run, revision FROM runs"))
+        top = self._writer.execute("SELECT max(id) FROM details").fetchone()[0]
+        self._next_detail = (top or 0) + 1
+        self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        self._reader.execute("PRAGMA query_only=1")
+        self._writer.execute("BEGIN IMMEDIATE")
+
+    def _remove(self) -> None:
+        for end in ("", "-wal", "-shm", "-journal"):
+            with contextlib.suppress(OSError):
+                os.unlink(self._path + end)
+
+    def _try(self, action: Callable[[], T], otherwise: T) -> T:
+        if self._broken:
+            return otherwise
+        try:
+            return action()
+        except (sqlite3.Error, OSError):
+            self._broken = True
+            return otherwise
+
+    def revision(self, run: int) -> int | None:
+        """The revision that the run's backup became, None if it never did."""
+        return self._revisions.get(run)
+
+    def rows(self, path: bytes) -> list[Row]:
+        """The pages of a folder as they were before this backup, in order; none if any of them is damaged."""
+        with self._reading:
+            return self._try(lambda: self._rows(path), [])
+
+    def _rows(self, path: bytes) -> list[Row]:
+        assert self._reader is not None
+        found = self._reader.execute(
+            "SELECT part, run, first, digest, page, children, detail, checksum FROM pages"
+            " WHERE path = ? ORDER BY part",
+            (path,),
+        ).fetchall()
+        rows = []
+        for *fields, checksum in found:
+            if checksum != _row_sum(path, fields) or fields[0] != len(rows):
+                return []
+            rows.append(Row(*fields))
+        return rows
+
+    def detail(self, row: Row) -> Detail | None:
+        """What the row's page was made from, None if it is not there or damaged."""
+        with self._reading:
+            return self._try(lambda: self._detail(row), None)
+
+    def _detail(self, row: Row) -> Detail | None:
+        assert self._reader is not None
+        found = self._reader.execute("SELECT data FROM details WHERE id = ?", (row.detail,)).fetchone()
+        return None if found is None else _decode_detail(row, found[0])
+
+    def replace(self, path: bytes, rows: Sequence[Row | NewRow]) -> None:
+        """The folder's pages from now on; those given as `Row` are kept as they are."""
+        self._try(lambda: self._replace(path, rows), None)
+
+    def _replace(self, path: bytes, rows: Sequence[Row | NewRow]) -> None:
+        assert self._writer is not None
+        kept = {row.detail for row in rows if isinstance(row, Row)}
+        old = self._writer.execute("SELECT detail FROM pages WHERE path = ?", (path,)).fetchall()
+        self._writer.execute("DELETE FROM pages WHERE path = ?", (path,))
+        self._drop_details(number for (number,) in old if number not in kept)
+        for part, row in enumerate(rows):
+            if isinstance(row, Row):
+                fields: list[Any] = [part, row.run, row.first, row.digest, row.page, row.children, row.detail]
+            else:
+                number = self._next_detail
+                self._next_detail += 1
+                data = _encode_detail(row)
+                self._writer.execute("INSERT INTO details VALUES (?, ?)", (number, data))
+                fields = [part, self._run, row.first, row.digest, row.page, row.children, number]
+            self._writer.execute(
+                "INSERT INTO pages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (path, *fields, _row_sum(path, fields)),
+            )
+
+    def forget(self, path: bytes) -> None:
+        """Drop the folder ``path`` and everything below it: it is gone."""
+        self._try(lambda: self._forget(path), None)
+
+    def _forget(self, path: bytes) -> None:
+        assert self._writer is not None
+        below = (path, path + b"/", path + b"0")  # "0" is the byte after "/"
+        where = "WHERE path = ? OR (path >= ? AND path < ?)"
+        old = self._writer.execute(f"SELECT detail FROM pages {where}", below).fetchall()  # noqa: S608 - constant
+        self._writer.execute(f"DELETE FROM pages {where}", below)  # noqa: S608 - constant
+        self._drop_details(number for (number,) in old)
+
+    def _drop_details(self, numbers: Iterator[int]) -> None:
+        assert self._writer is not None
+        self._writer.executemany("DELETE FROM details WHERE id = ?", ((number,) for number in numbers))
+
+    def commit(self, revision: int) -> None:
+        """The backup was acknowledged as ``revision``: keep what it wrote, and be ready for the next."""
+        self._try(lambda: self._commit(revision), None)
+        if self._broken:
+            self.close()
+            self._remove()
+
+    def _commit(self, revision: int) -> None:
+        assert self._writer is not None
+        self._writer.execute("INSERT INTO runs VALUES (?, ?)", (self._run, revision))
+        self._writer.execute("DELETE FROM runs WHERE run NOT IN (SELECT DISTINCT run FROM pages)")
+        self._writer.execute("COMMIT")
+        self._revisions = dict(self._writer.execute("SELECT run, revision FROM runs"))
+        self._run = secrets.randbits(62)
+        self._writer.execute("BEGIN IMMEDIATE")
+
+    def discard(self) -> None:
+        """The backup did not become one: forget what it wrote."""
+        self._try(self._discard, None)
+
+    def _discard(self) -> None:
+        assert self._writer is not None
+        self._writer.execute("ROLLBACK")
+        self._writer.execute("BEGIN IMMEDIATE")
+
+    def close(self) -> None:
+        """Release the file; what was not committed is dropped. Never raises."""
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+        self._reader = self._writer = None
+        self._broken = True
+
+
+def _row_sum(path: bytes, fields: Sequence[Any]) -> bytes:
+    return blake3(msgpack.packb([path, *fields])).digest(length=_SUM)
+
+
+def _encode_detail(row: NewRow) -> bytes:
+    stats = pack_stats(row.stats)
+    body = len(stats).to_bytes(4, "little") + stats + row.data
+    return blake3(row.page + body).digest(length=_SUM) + body
+
+
+def _decode_detail(row: Row, data: bytes) -> Detail | None:
+    body = memoryview(data)[_SUM:]
+    if len(body) < 4 or blake3(row.page).update(body).digest(length=_SUM) != data[:_SUM]:
+        return None
+    end = 4 + int.from_bytes(body[:4], "little")
+    numbers = array("q", body[4:end].tobytes())
+    page = msgpack.unpackb(body[end:], use_list=False, strict_map_key=False)
+    return Detail(page["e"], numbers.tolist())

@@ -1,0 +1,452 @@
+"""Walks the sources in depth-first order, names sorted by their bytes, and says what it finds as events.
+
+Every name is looked at (lstat) in every backup; file content is read (`filereader`) only where the files cache
+has nothing that may be reused. Folders are opened relative to the folder they are in and never through a
+symlink, so nothing that is swapped while it runs leads out of a source. What cannot be read becomes a
+warning and the walk goes on. Pages and packs are made elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from tandem_agent.engine.attributes import KINDS, extras_of
+from tandem_agent.engine.channel import Stopped
+from tandem_agent.engine.events import Draft, Enter, Event, Leave, Removed, Segment
+from tandem_agent.engine.excludes import CACHE_TAG, CACHE_TAG_SIGNATURE, Excluder
+from tandem_agent.engine.filereader import FileReader
+from tandem_agent.engine.filescache import STAT_FIELDS, FilesCache, Row, stats_digest
+from tandem_agent.engine.troubles import Warnings
+from tandem_agent.progress import Progress
+from tandem_protocol.tree import DIR, SYMLINK
+
+NAMES_AT_ONCE = 4096
+OPEN_FOLDERS = 64
+RACY_NS = 2_000_000_000
+_SECOND = 1_000_000_000
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOptions:
+    """``excludes``: gitignore patterns, relative to each source. ``skip``: folders that are never entered or
+    recorded (state folder, vaults), by path. ``one_file_system``: mount points are recorded as empty folders.
+    ``exclude_caches``: of a folder marked by CACHEDIR.TAG only the mark is recorded."""
+
+    excludes: tuple[str, ...] = ()
+    skip: tuple[bytes, ...] = ()
+    one_file_system: bool = False
+    exclude_caches: bool = False
+
+
+@dataclass(slots=True)
+class Counted:
+    """What a scan counted. ``bytes`` is the size of all files, ``bytes_read`` of those that were read."""
+
+    files: int = 0
+    folders: int = 0
+    others: int = 0
+    bytes: int = 0
+    files_read: int = 0
+    bytes_read: int = 0
+
+
+@dataclass(slots=True)
+class _Level:
+    """A folder that is being walked. ``fd`` is -1 while it is closed to save descriptors."""
+
+    path: bytes
+    fd: int
+    device: int
+    inode: int
+    stretches: Iterator[tuple[list[bytes], Row | None]]
+    children: list[tuple[int, bytes, os.stat_result]] = field(default_factory=list)
+    segment: Segment | None = None
+
+
+class Scanner:
+    """One scan of one or more sources. Runs in one thread, which is the only one that calls ``emit``."""
+
+    def __init__(
+        self,
+        options: ScanOptions,
+        cache: FilesCache,
+        trusted: Callable[[int], bool],
+        has: Callable[[bytes], bool],
+        reader: FileReader,
+        emit: Callable[[Event], None],
+        progress: Progress,
+        warnings: Warnings,
+        counted: Counted,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._options = options
+        self._cache = cache
+        self._trusted = trusted
+        self._has = has
+        self._reader = reader
+        self._emit = emit
+        self._progress = progress
+        self._warnings = warnings
+        self._counted = counted
+        self._stopping = stopping
+        self._excluder = Excluder(options.excludes)
+        self._skip = _identities(options.skip)
+        self._skip_inodes = {inode for _, inode in self._skip}
+        self._racy = time.time_ns() - RACY_NS
+        self._believed: dict[int, bool] = {}
+        self._source = b""
+        self._source_device = 0
+
+    # One source
+
+    def walk(self, path: bytes, st: os.stat_result, follow: bool) -> Draft | None:
+        """Walk the folder ``path``, whose stat is ``st``; gives its entry (its content comes by `Leave`), or None
+        if it could not be entered: nothing was emitted then. ``follow``: it may be a symlink to a folder."""
+        self._source = path.rstrip(b"/")
+        self._source_device = st.st_dev
+        if (st.st_dev, st.st_ino) in self._skip:
+            self._warnings.add(path, "is a folder of Tandem's own (its state or a vault), not backed up")
+            return None
+        try:
+            fd = _open_folder(path, None, follow)
+        except OSError as error:
+            self._warnings.add_error(path, error)
+            return None
+        had = bool(self._cache.rows(path))
+        entry = self.folder_entry(os.path.basename(self._source), st, fd, path)
+        before = self._counted.files + self._counted.folders + self._counted.others
+        stack = [self._enter(path, fd, st.st_dev, st.st_ino)]
+        while stack:
+            self._step(stack)
+        if had and before == self._counted.files + self._counted.folders + self._counted.others:
+            self._warnings.add(path, "is empty, and was not at the last backup; is it mounted?")
+        return entry
+
+    def _step(self, stack: list[_Level]) -> None:
+        """The next thing of the deepest folder: a subfolder, the segment around it, a stretch, or its end."""
+        level = stack[-1]
+        if level.children:
+            self._descend(stack, *level.children.pop())
+        elif level.segment is not None:
+            self._reader.flush_chunks()
+            self._emit(level.segment)
+            level.segment = None
+        else:
+            following = next(level.stretches, None)
+            if following is None:
+                self._leave(stack)
+            elif self._stopping():
+                raise Stopped
+            else:
+                self._stretch(level, *following)
+
+    def _descend(self, stack: list[_Level], index: int, name: bytes, st: os.stat_result) -> None:
+        level = stack[-1]
+        path = join(level.path, name)
+        gone = False
+        try:
+            fd = _open_folder(name, level.fd)
+        except OSError as error:
+            self._warnings.add_error(path, error)
+            fd, gone = -1, isinstance(error, FileNotFoundError | NotADirectoryError)
+        else:
+            now = os.fstat(fd)
+            if (now.st_dev, now.st_ino) != (st.st_dev, st.st_ino):
+                self._warnings.add(path, "was replaced by another folder while it was being backed up")
+                os.close(fd)
+                fd, gone = -1, True
+        entries = level.segment.entries if level.segment is not None else []
+        if entries:
+            entries[index] = self.folder_entry(name, st, fd, path)
+        self._counted.folders += 1
+        self._progress.dirs += 1
+        if fd < 0 or (self._options.one_file_system and st.st_dev != self._source_device):
+            self._emit(Enter(path, st.st_dev, reusable=False))
+            self._emit(Leave(gone))
+            if fd >= 0:
+                os.close(fd)
+            return
+        stack.append(self._enter(path, fd, st.st_dev, st.st_ino))
+        if len(stack) > OPEN_FOLDERS:
+            old = stack[-1 - OPEN_FOLDERS]
+            if old.fd >= 0:
+                os.close(old.fd)
+                old.fd = -1
+
+    def _leave(self, stack: list[_Level]) -> None:
+        level = stack.pop()
+        self._emit(Leave(gone=False))
+        if stack and stack[-1].fd < 0:
+            self._reopen(stack[-1], level.fd)
+        os.close(level.fd)
+
+    def _reopen(self, level: _Level, below: int) -> None:
+        """Open a folder that was closed to save descriptors, by way of the one in it."""
+        level.fd = os.open(b"..", _FOLDER, dir_fd=below)
+        st = os.fstat(level.fd)
+        if (st.st_dev, st.st_ino) != (level.device, level.inode):
+            self._warnings.add(
+                level.path, "was moved while it was being backed up; the rest of it is left out"
+            )
+            level.children.clear()
+            level.stretches = iter(())
+
+    def _enter(self, path: bytes, fd: int, device: int, inode: int) -> _Level:
+        rows = self._cache.rows(path)
+        self._emit(Enter(path, device, True, len(rows)))
+        self._progress.current_path = path
+        try:
+            names = sorted([name.encode(_ENCODING, _ERRORS) for name in os.listdir(fd)])
+        except OSError as error:
+            self._warnings.add_error(path, error)
+            names = []
+        if self._options.exclude_caches and CACHE_TAG in names and _is_cache(fd):
+            names = [CACHE_TAG]
+        return _Level(path, fd, device, inode, _stretches(names, rows))
+
+    # One stretch of names
+
+    def _stretch(self, level: _Level, names: list[bytes], row: Row | None) -> None:
+        kept, stats, numbers = self._look(level, names)
+        folders = [
+            (i, name, st)
+            for i, (name, st) in enumerate(zip(kept, stats, strict=True))
+            if st.st_mode & 0o170000 == 0o040000
+        ]
+        self._count(numbers, len(folders))
+        if row is not None and row.digest and row.digest == stats_digest(level.device, kept, numbers):
+            if self._believe(row):
+                folders.reverse()
+                level.children = folders
+                level.segment = Segment([], numbers, row, len(folders))
+                return
+        entries = self._entries(level, kept, stats, numbers, row)
+        folders.reverse()
+        level.children = folders
+        level.segment = Segment(entries, numbers, None, len(folders))
+
+    def _look(self, level: _Level, names: list[bytes]) -> tuple[list[bytes], list[os.stat_result], list[int]]:
+        """lstat every name; gives names that are to be recorded, their stats, and the numbers that the
+        cache compares."""
+        kept: list[bytes] = []
+        stats: list[os.stat_result] = []
+        numbers: list[int] = []
+        look, folder = os.stat, level.fd
+        careful = self._excluder.active or bool(self._skip)
+        for name in names:
+            try:
+                st = look(name, dir_fd=folder, follow_symlinks=False)
+            except OSError as error:
+                self._warnings.add_error(join(level.path, name), error)
+                continue
+            if careful and self._left_out(level, name, st):
+                continue
+            kept.append(name)
+            stats.append(st)
+            numbers += (st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns, st.st_mode)
+        return kept, stats, numbers
+
+    def _left_out(self, level: _Level, name: bytes, st: os.stat_result) -> bool:
+        is_folder = stat.S_ISDIR(st.st_mode)
+        if is_folder and st.st_ino in self._skip_inodes and (st.st_dev, st.st_ino) in self._skip:
+            return True
+        if not self._excluder.active:
+            return False
+        return self._excluder.excluded(join(level.path, name)[len(self._source) + 1 :], is_folder)
+
+    def _count(self, numbers: list[int], folders: int) -> None:
+        modes = numbers[4::STAT_FIELDS]
+        sizes = numbers[1::STAT_FIELDS]
+        regular = [size for size, mode in zip(sizes, modes, strict=True) if mode & 0o170000 == 0o100000]
+        total = sum(regular)
+        counted, progress = self._counted, self._progress
+        counted.files += len(regular)
+        counted.others += len(modes) - len(regular) - folders
+        counted.bytes += total
+        progress.files += len(regular)
+        progress.bytes_read += total
+
+    def _believe(self, row: Row) -> bool:
+        """Whether everything that the row speaks of, apart from subfolders, is on every target."""
+        if self._of_trusted_run(row.run):
+            return True
+        detail = self._cache.detail(row)
+        return detail is not None and self._has(row.page) and all(map(self._stored, detail.entries))
+
+    def _of_trusted_run(self, run: int) -> bool:
+        found = self._believed.get(run)
+        if found is None:
+            revision = self._cache.revision(run)
+            found = self._believed[run] = revision is not None and self._trusted(revision)
+        return found
+
+    def _stored(self, entry: Draft) -> bool:
+        """Whether a file's content is stored. Of a chunk list that is stored itself, nothing can be said."""
+        content, extras = entry[8], entry[9]
+        if entry[0] != 0:
+            return True
+        if (extras is not None and "indirect" in extras) or not isinstance(content, bytes):
+            return False
+        return all(self._has(content[at : at + 32]) for at in range(0, len(content), 32))
+
+    def _entries(
+        self,
+        level: _Level,
+        names: list[bytes],
+        stats: list[os.stat_result],
+        numbers: list[int],
+        row: Row | None,
+    ) -> list[Draft | None]:
+        """Entries of a stretch: from the cache where the stat fields are the same, else read."""
+        detail = self._cache.detail(row) if row is not None else None
+        old = detail.by_name() if detail is not None else {}
+        trusted = row is not None and self._of_trusted_run(row.run)
+        entries: list[Draft | None] = []
+        prefix = join(level.path, b"")
+        read_file, folder, width, racy = self._reader.entry, level.fd, STAT_FIELDS, self._racy
+        for i, name in enumerate(names):
+            st = stats[i]
+            at = i * width
+            found = old.get(name) if old else None
+            mode = st.st_mode & 0o170000
+            entry: Draft | None
+            if mode == 0o040000:
+                entry = None  # made when it is entered
+            elif (
+                found is not None
+                and found[0] == numbers[at : at + width]
+                and (trusted or self._stored(found[1]))
+            ):
+                entry = found[1]
+                if st.st_nlink > 1:
+                    entry = (*entry[:9], {**(entry[9] or {}), "l": (st.st_dev, st.st_ino)})
+            elif mode == 0o100000:
+                entry = read_file(folder, name, st, prefix + name)
+            else:
+                entry = self.special(folder, name, st, prefix + name)
+            entries.append(entry)
+            if st.st_ctime_ns >= racy or st.st_mtime_ns >= racy:
+                numbers[at + 3] = -1  # could change once more without its times showing it
+        if old:
+            self._forget_gone(level, old, names, stats)
+        return entries
+
+    def _forget_gone(
+        self,
+        level: _Level,
+        old: dict[bytes, tuple[list[int], Draft]],
+        names: list[bytes],
+        stats: list[os.stat_result],
+    ) -> None:
+        now = {name for name, st in zip(names, stats, strict=True) if stat.S_ISDIR(st.st_mode)}
+        for name, (_, entry) in old.items():
+            if entry[0] == DIR and name not in now:
+                self._emit(Removed(join(level.path, name)))
+
+    # Entries without content of their own
+
+    def folder_entry(self, name: bytes, st: os.stat_result, fd: int, path: bytes) -> Draft:
+        """A folder's entry, with the attributes of the open ``fd`` (none if it is -1)."""
+        attributes = None
+        if fd >= 0:
+            try:
+                attributes = self._reader.attributes.read(fd, st.st_dev)
+            except OSError as error:
+                self._warnings.add_error(path, error)
+        return _entry(name, st, 0, None, extras_of(st, DIR, attributes) if attributes else None)
+
+    def single(self, folder: int, name: bytes, st: os.stat_result, path: bytes) -> Draft | None:
+        """The entry of a source that is not a folder, in the open ``folder``."""
+        if stat.S_ISREG(st.st_mode):
+            self._count([0, st.st_size, 0, 0, st.st_mode], 0)
+            entry = self._reader.entry(folder, name, st, path)
+            self._reader.flush_chunks()
+            return entry
+        self._count([0, 0, 0, 0, st.st_mode], 0)
+        return self.special(folder, name, st, path)
+
+    def special(self, folder: int, name: bytes, st: os.stat_result, path: bytes) -> Draft | None:
+        """A symlink, device, FIFO or socket. It is never opened."""
+        kind = KINDS.get(stat.S_IFMT(st.st_mode))
+        if kind is None:
+            self._warnings.add(path, "is of a kind that cannot be backed up")
+            return None
+        try:
+            content = os.readlink(name, dir_fd=folder) if kind == SYMLINK else b""
+            attributes = self._reader.attributes.read(b"/proc/self/fd/%d/%s" % (folder, name), st.st_dev)
+        except OSError as error:
+            self._warnings.add_error(path, error)
+            return None
+        return _entry(name, st, len(content), content, extras_of(st, kind, attributes))
+
+
+def join(folder: bytes, name: bytes) -> bytes:
+    """The path of ``name`` in ``folder``, which may be the root."""
+    return b"/" + name if folder == b"/" else folder + b"/" + name
+
+
+def _open_folder(name: bytes, folder: int | None, follow: bool = False) -> int:
+    """Open a folder for listing, without changing its access time where that is allowed."""
+    flags = _FOLDER & ~os.O_NOFOLLOW if follow else _FOLDER
+    try:
+        return os.open(name, flags | os.O_NOATIME, dir_fd=folder)
+    except PermissionError:
+        return os.open(name, flags, dir_fd=folder)
+
+
+def _identities(paths: Sequence[bytes]) -> set[tuple[int, int]]:
+    """(device, inode) of those that are there."""
+    found = set()
+    for path in paths:
+        with contextlib.suppress(OSError):
+            st = os.stat(path)
+            found.add((st.st_dev, st.st_ino))
+    return found
+
+
+def _is_cache(folder: int) -> bool:
+    """Whether the CACHEDIR.TAG in the open ``folder`` is a true one."""
+    try:
+        fd = os.open(CACHE_TAG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:
+        return False
+    try:
+        return os.read(fd, len(CACHE_TAG_SIGNATURE)) == CACHE_TAG_SIGNATURE
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _stretches(names: list[bytes], rows: list[Row]) -> Iterator[tuple[list[bytes], Row | None]]:
+    """The names as the last backup's pages divided them; where there is none, so many at once."""
+    first = 0
+    for i, row in enumerate(rows):
+        last = bisect_left(names, rows[i + 1].first) if i + 1 < len(rows) else len(names)
+        end = min(last, first + 8 * NAMES_AT_ONCE)
+        yield names[first:end], row
+        yield from ((part, None) for part in _parts(names, end, last))
+        first = last
+    yield from ((part, None) for part in _parts(names, first, len(names)))
+
+
+def _parts(names: list[bytes], first: int, last: int) -> Iterator[list[bytes]]:
+    for at in range(first, last, NAMES_AT_ONCE):
+        yield names[at : min(at + NAMES_AT_ONCE, last)]
+
+
+def _entry(
+    name: bytes, st: os.stat_result, size: int, content: bytes | None, extras: dict[str, object] | None
+) -> Draft:
+    seconds, rest = divmod(st.st_mtime_ns, _SECOND)
+    kind = KINDS[stat.S_IFMT(st.st_mode)]
+    return (kind, name, st.st_mode & 0o7777, st.st_uid, st.st_gid, seconds, rest, size, content, extras)
