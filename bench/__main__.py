@@ -29,8 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = tempfile.mkdtemp(prefix="tandem-bench-", dir=options.workdir)
     try:
         bench = Bench(root, amounts, drop, openssh, lambda line: print(line, flush=True))
+        for name in options.without or ():
+            bench.versions[name] = None
         for name, version in bench.versions.items():
-            if version is None:
+            if version is None and name not in (options.without or ()):
                 print(f"{name} is not installed: its side is left out")
         settings = {
             "files": amounts.files,
@@ -57,7 +59,8 @@ def _conclude(run: report.Run, options: argparse.Namespace) -> int:
     results = os.path.join(options.results, "results.json")
     changes = report.changes_since(run, report.load(results))
     print(f"\n{report.terminal(run, changes)}")
-    if not options.only and (options.write or not options.quick):
+    whole = not options.only and not options.without
+    if whole and (options.write or not options.quick):
         report.save(run, results)
         with open(os.path.join(options.results, "RESULTS.md"), "w", encoding="utf-8") as file:
             file.write(report.markdown(run, changes))
@@ -80,6 +83,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small amounts, one round, nothing written")
     parser.add_argument("--rounds", type=int, help="rounds whose medians count (3)")
     parser.add_argument("--only", action="append", choices=GROUPS, help="just this part; nothing written")
+    parser.add_argument(
+        "--without", action="append", choices=("tandem", "restic"), help="leave it out; nothing written"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the generated sources")
     parser.add_argument("--files", type=int, help="files in the tree")
     parser.add_argument("--big-mib", type=int, help="size of the random file")

@@ -12,9 +12,9 @@ from bench.tools import Remote
 @contextmanager
 def openssh(folder: str) -> Iterator[Remote]:
     """An sshd through which `folder` can be written; its own keys and settings are beside that folder."""
-    from tests.support.sshd import Sshd
+    from tests.support.sshd import running_sshd
 
-    with Sshd(folder + "-sshd") as server:
+    with running_sshd(folder + "-sshd") as server:
         yield Remote(
             host=server.host,
             port=server.port,

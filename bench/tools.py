@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bench.measure import folder_bytes
+from bench.measure import CommandFailed, folder_bytes
 
 PASSPHRASE = "a passphrase for the benchmark"
 TANDEM = os.path.join(os.path.dirname(sys.executable), "tandem")
@@ -225,7 +225,7 @@ def _quiet(job: Job) -> None:
         list(job.command), env=dict(job.environment), capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise RuntimeError(f"`{' '.join(job.command)}` ended with {done.returncode}: {done.stderr.strip()}")
+        raise CommandFailed(f"`{' '.join(job.command)}` ended with {done.returncode}: {done.stderr.strip()}")
 
 
 def _first_line(command: Sequence[str]) -> str:

@@ -8,9 +8,11 @@ import sys
 import time
 
 import pytest
+from tests.soak import cuts
 from tests.support import powercut
 from tests.support.requirements import need
 
+SEED, CUTS = 17, 12
 WRITER = """
 import os, sys
 path, number = sys.argv[1], 0
@@ -83,3 +85,12 @@ def test_a_program_that_syncs_loses_nothing_it_acknowledged(disk):
             if name != "lost+found":
                 os.unlink(os.path.join(disk.root, name))
     assert disk.cuts == 5
+
+
+@pytest.mark.timeout(240)
+def test_tandem_loses_nothing_it_acknowledged(tmp_path):
+    need(powercut.why_not())
+    (tally,) = cuts.campaign(str(tmp_path), CUTS, SEED)
+    assert tally.strikes == CUTS
+    assert tally.missed < CUTS / 2
+    assert tally.restores >= tally.acknowledged > CUTS - tally.inits

@@ -17,6 +17,8 @@ from tests.support.campaign import Tally
 from tests.support.lab import LabFailure
 from tests.support.treegen import remove_tree
 
+KILLS, CUTS = 50, 200
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what was asked for; prints a line per strike and a summary per campaign."""
@@ -58,13 +60,17 @@ def _run(
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--kills", type=int, default=0, help="SIGKILLs, with a vault and a real sshd")
-    parser.add_argument("--cuts", type=int, default=0, help="power cuts of the disk with vault and state")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        help=f"SIGKILLs, with a vault and a real sshd ({KILLS})",
+    )
+    parser.add_argument("--cuts", type=int, help=f"power cuts of the disk with vault and state ({CUTS})")
     parser.add_argument("--seed", type=int, help="default: a random one, printed")
     parser.add_argument("--workdir", type=os.path.abspath, help="where work folders are made (default: /tmp)")
     options = parser.parse_args(arguments)
-    if not options.kills and not options.cuts:
-        parser.error("nothing to do: give --kills N or --cuts N")
+    if options.kills is None and options.cuts is None:
+        options.kills, options.cuts = KILLS, CUTS
     return options
 
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,7 @@ class Place:
     name: str
     url: str
     folder: str
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Lab:
         return noted
 
     def note(self, outcome: Outcome, source: manifest.Manifest) -> Acknowledged | None:
-        """Puts a backup into the ledger if its outcome acknowledges it: a whole document, a tier that has it."""
+        """Puts a backup into the ledger if its outcome acknowledges it: a whole document, a tier with it."""
         if not isinstance(outcome.document, dict):
             return None
         tiers = tuple(tier["name"] for tier in outcome.document.get("tiers", ()) if tier.get("has_it"))

@@ -1,0 +1,20 @@
+"""Killed at random moments (issue 3, Must show 7): nothing acknowledged is lost, the next backup needs no
+help.
+
+The quick form; `make soak` runs the long one.
+"""
+
+import pytest
+from tests.soak import kills
+from tests.support.requirements import need
+
+SEED, KILLS = 31, 8
+
+
+@pytest.mark.timeout(180)
+def test_killed_at_random_moments(tmp_path):
+    need(kills.why_not())
+    (tally,) = kills.campaign(str(tmp_path), KILLS, SEED)
+    assert tally.strikes == KILLS
+    assert tally.missed < KILLS / 2
+    assert tally.restores >= tally.acknowledged > KILLS - tally.inits

@@ -1,0 +1,65 @@
+"""SIGKILLs under backup, init and sync, with a vault folder and OpenSSH's real sshd on loopback as tiers.
+
+Only the process itself is killed; its `ssh` child finds out by itself, as in life, and may still be there
+when the next command starts. During a struck synchronisation's backup the server is stopped, as when the
+WAN is down.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from subprocess import Popen
+
+from tests.support.campaign import Campaign, Hands, Tally, seeds
+from tests.support.lab import Lab, Place
+from tests.support.sshd import Sshd, running_sshd
+
+KILLS_PER_EPISODE = 25
+PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where Debian keeps sshd, not on everybody's path
+
+
+def why_not() -> str | None:
+    """What is missing here for this campaign, or None."""
+    for program in ("sshd", "ssh", "ssh-keygen"):
+        if shutil.which(program, path=PATH) is None:
+            return f"kills need OpenSSH's {program}"
+    return None
+
+
+def kill(process: Popen[str]) -> None:
+    """SIGKILL, and the end of it."""
+    process.kill()
+    process.wait()
+
+
+def _start(server: Sshd) -> None:
+    server.start()
+
+
+def campaign(folder: str, kills: int, seed: int, report: Callable[[str], None] = print) -> list[Tally]:
+    """Runs `kills` kills below `folder` (absolute, must be there); one tally for each repository used.
+
+    Errors: LabFailure.
+    """
+    tallies = []
+    left = kills
+    for number, each in enumerate(seeds(seed, -(-kills // KILLS_PER_EPISODE))):
+        lab_folder = os.path.join(folder, f"episode-{number}")
+        vault, remote, home = (os.path.join(lab_folder, name) for name in ("vault", "remote", "home"))
+        for path in (vault, remote, home):
+            os.makedirs(path)
+        with running_sshd(os.path.join(folder, f"sshd-{number}")) as server:
+            login = {"identity_file": os.fspath(server.client_key), "host_keys": [server.known_hosts_line]}
+            places = [
+                Place("vault", f"file://{vault}", vault),
+                Place("remote", f"sftp://{server.user}@{server.host}:{server.port}{remote}", remote, login),
+            ]
+            lab = Lab(lab_folder, places, home)
+            hands = Hands(strike=kill, unplug=server.stop, plug=lambda: _start(server))
+            one = Campaign(lab, hands, each, report)
+            one.episode(min(left, KILLS_PER_EPISODE))
+            tallies.append(one.tally)
+        left -= KILLS_PER_EPISODE
+    return tallies
