@@ -143,8 +143,11 @@ class Jail:
 
     def remove(self, path: bytes) -> None:
         with self._parent(path) as (folder, name):
+            names = os.stat(name, dir_fd=folder, follow_symlinks=False).st_nlink
             os.unlink(name, dir_fd=folder)
-            _sync(folder)
+            # Losing one of several names loses nothing, and each create ends with that: it need not wait.
+            if names == 1:
+                _sync(folder)
 
     def rename(self, source: bytes, target: bytes) -> None:
         """Move a file or folder to a name that is not there: EEXIST otherwise, atomically."""
