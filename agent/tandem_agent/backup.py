@@ -1,0 +1,246 @@
+"""One backup now: what is new is sealed once and written to every target, then acknowledged by name.
+
+The data path is the engine's, the write protocol is in ``tiers``; this is the order in which they act, the
+checkpoints of a long backup, and what is told of it afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import logging
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from tandem_agent.backup_writer import BackupWriter
+from tandem_agent.engine.filescache import FilesCache
+from tandem_agent.engine.pipeline import PipelineResult, run_backup_pipeline
+from tandem_agent.engine.scan import ScanOptions
+from tandem_agent.progress import Progress
+from tandem_agent.reading import open_index
+from tandem_agent.tiers.readers import readers
+from tandem_agent.tiers.writing import reachable_targets, wait_until_held
+from tandem_agent.wiring import Agent
+from tandem_protocol.errors import TandemError
+from tandem_protocol.names import object_name
+from tandem_protocol.planning import trusted_up_to
+from tandem_protocol.revision import Kind
+from tandem_protocol.snapshot import Snapshot, encode_snapshot
+
+log = logging.getLogger(__name__)
+
+REMOVING = (Kind.PRUNE, Kind.CHECK, Kind.REPAIR, Kind.TAKEOVER, Kind.JOIN)
+"""Kinds after which content that a files cache remembers may be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackupTier:
+    """Where the backup stands on one tier: ``has_it`` only if the tier confirmed it."""
+
+    name: str
+    state: str
+    has_it: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackupResult:
+    """What `backup` did. Sizes in bytes; ``status`` is complete, partial (something could not be read) or
+    pending (decided, but no tier confirmed it before all were lost)."""
+
+    id: str
+    name: str
+    revision: int
+    files: int
+    bytes_read: int
+    bytes_stored: int
+    seconds: float
+    status: str
+    tiers: list[BackupTier]
+    warnings: list[str] = field(default_factory=list)
+
+
+async def backup(
+    agent: Agent, sources: Sequence[bytes], *, wait_s: float | None, progress: Progress
+) -> BackupResult:
+    """Back up ``sources`` (absolute paths), waiting ``wait_s`` seconds for a tier (None: for ever). Raises
+    `NoTierReachable`, `SecondInstallation` and what the engine does."""
+    started = time.time_ns()
+    clock = time.monotonic()
+    progress.phase = "contacting tiers"
+    targets = await reachable_targets(agent.tiers, wait_s, progress=progress)
+    about = _about(started)
+    live = agent.state.live()
+    index, notices = await open_index(
+        os.path.join(agent.cache_dir, "index"), agent.ring, live, readers(agent.tiers)
+    )
+    cache = FilesCache(os.path.join(agent.cache_dir, "files.sqlite"), agent.ring.repository_id)
+    try:
+        writer = await BackupWriter.begin(agent, targets, index, progress, about)
+        try:
+            result = await _run(agent, writer, sources, cache, progress)
+            await _finish(agent, writer, result, sources, started, about, progress)
+        except BaseException as fault:
+            cache.discard()
+            await writer.abort(_reason(fault))
+            raise
+        cache.commit(writer.revision_number)
+        index.flush()
+        if not writer.confirmed:
+            writer.confirmed = await wait_until_held(agent.tiers, writer.revision_number, wait_s, progress)
+        for notice in notices:
+            log.warning("index: %s", notice)
+        return _result(agent, writer, result, about, time.monotonic() - clock)
+    finally:
+        cache.close()
+        index.close()
+
+
+def _reason(fault: BaseException) -> str:
+    if isinstance(fault, asyncio.CancelledError):
+        return "interrupted"
+    return str(fault) if isinstance(fault, TandemError) else f"{type(fault).__name__}: {fault}"
+
+
+def _about(started: int) -> dict[str, Any]:
+    """What is known of the backup before it begins; kept with the intent, so that a failed one is listed."""
+    return {
+        "id": os.urandom(16).hex(),
+        "name": failed_name(started),
+        "trigger": "manual",
+        "started": _local_text(started),
+        "ended": "",
+        "by": getpass.getuser(),
+        "host": socket.gethostname(),
+        "status": "running",
+        "error": "",
+        "area": "recent",
+        "files": 0,
+        "bytes": 0,
+    }
+
+
+async def _run(
+    agent: Agent, writer: BackupWriter, sources: Sequence[bytes], cache: FilesCache, progress: Progress
+) -> PipelineResult:
+    removed = agent.state.last_of_kinds(REMOVING)
+    trusted = trusted_up_to([tier.facts() for tier in writer.targets], agent.state.head)
+    options = ScanOptions(
+        excludes=agent.config.exclude,
+        one_file_system=agent.config.one_file_system,
+        skip=own_folders(agent),
+    )
+    progress.phase = "backing up"
+    return await run_backup_pipeline(
+        sources=list(sources),
+        options=options,
+        ring=agent.ring,
+        known=writer.known,
+        cache=cache,
+        trusted=lambda revision: removed < revision <= trusted,
+        sink=writer.take,
+        progress=progress,
+    )
+
+
+def own_folders(agent: Agent) -> tuple[bytes, ...]:
+    """What is never a source: the state folder and every tier that is a folder of this machine."""
+    folders = [agent.config.state_dir]
+    folders += [tier.place.path for tier in agent.config.tiers if tier.place.scheme == "file"]
+    return tuple(os.fsencode(os.path.realpath(folder)) for folder in folders)
+
+
+async def _finish(
+    agent: Agent,
+    writer: BackupWriter,
+    result: PipelineResult,
+    sources: Sequence[bytes],
+    started: int,
+    about: dict[str, Any],
+    progress: Progress,
+) -> None:
+    """Steps 6 to 8 for the last revision: the snapshot, the record, and the name it is known by."""
+    progress.phase = "finishing"
+    ended = time.time_ns()
+    local = datetime.fromtimestamp(started / 1e9).astimezone()
+    offset = local.utcoffset()
+    snapshot = Snapshot(
+        backup_id=bytes.fromhex(about["id"]),
+        root=result.root,
+        host=socket.gethostname(),
+        host_id=_host_id(),
+        sources=list(sources),
+        started_ns=started,
+        ended_ns=ended,
+        utc_offset_s=int(offset.total_seconds()) if offset is not None else 0,
+        zone=local.tzname() or "",
+        point_in_time=False,
+        stats=result.stats,
+    )
+    data = encode_snapshot(agent.ring, snapshot)
+    about |= {
+        "name": next_name(agent, started),
+        "ended": _local_text(ended),
+        "status": "partial" if result.warnings else "complete",
+        "files": progress.files,
+        "bytes": progress.bytes_read,
+        "snapshot": object_name(data).hex(),
+        "warnings": result.warnings[:100],
+    }
+    await writer.finish(data, about)
+
+
+def _host_id() -> str:
+    """The machine's own id where it has one: tells two machines of one name apart."""
+    try:
+        with open("/etc/machine-id", encoding="ascii") as file:
+            return file.read(64).strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _local_text(ns: int) -> str:
+    return datetime.fromtimestamp(ns // 10**9).astimezone().isoformat()
+
+
+def next_name(agent: Agent, started_ns: int) -> str:
+    """``YYMMDDnn``: nn counts the successful backups of a local date from 01; three digits after 99."""
+    day = failed_name(started_ns)[:6]
+    taken = [int(info["name"][6:]) for _, info in agent.state.backups() if _is_of(info["name"], day)]
+    return f"{day}{max(taken, default=0) + 1:02d}"
+
+
+def failed_name(started_ns: int) -> str:
+    """``YYMMDD**``: what a backup is called until, and unless, it succeeds."""
+    return f"{datetime.fromtimestamp(started_ns // 10**9).astimezone():%y%m%d}**"
+
+
+def _is_of(name: str, day: str) -> bool:
+    return name.startswith(day) and name[6:].isdigit()
+
+
+def _result(
+    agent: Agent, writer: BackupWriter, result: PipelineResult, about: dict[str, Any], seconds: float
+) -> BackupResult:
+    holders = {tier.id for tier in writer.confirmed}
+    tiers = [
+        BackupTier(t.name, t.state.value, t.id in holders, "" if t.id in holders else t.reason)
+        for t in agent.tiers.tiers
+    ]
+    return BackupResult(
+        id=about["id"],
+        name=about["name"],
+        revision=writer.revision_number,
+        files=about["files"],
+        bytes_read=about["bytes"],
+        bytes_stored=writer.bytes_stored,
+        seconds=round(seconds, 3),
+        status=about["status"] if holders else "pending",
+        tiers=tiers,
+        warnings=result.warnings,
+    )

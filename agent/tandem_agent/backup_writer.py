@@ -1,0 +1,151 @@
+"""A backup's side of the write protocol: takes sealed packs, makes checkpoints, and ends with the backup.
+
+A long backup is several revisions: checkpoints every few minutes, then one of kind backup. An interruption loses
+only what came after the last checkpoint. Only tiers that were confirmed targets of every checkpoint are targets
+of the last revision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from tandem_agent.engine.blobindex import BlobIndex
+from tandem_agent.progress import Progress
+from tandem_agent.tiers.tier import Tier
+from tandem_agent.tiers.writing import Revision
+from tandem_agent.wiring import Agent
+from tandem_protocol.errors import NoTierReachable
+from tandem_protocol.index import PackEntry, encode_segment, entry_of, split_entries
+from tandem_protocol.names import ObjectType, object_name
+from tandem_protocol.pack import SealedPack
+from tandem_protocol.planning import usable_packs
+from tandem_protocol.revision import MAX_OBJECTS, Kind
+
+CHECKPOINT_S = 300.0
+"""Seconds after which a revision of a long backup is closed by a checkpoint."""
+
+CHECKPOINT_OBJECTS = MAX_OBJECTS // 2
+"""Objects after which it is closed in any case: a record names at most twice as many."""
+
+
+class BackupWriter:
+    """Use `begin`, give packs to `take`, then `finish` or `abort`. ``confirmed`` are the tiers that have it."""
+
+    def __init__(self, agent: Agent, index: BlobIndex, progress: Progress, about: dict[str, Any]) -> None:
+        self.confirmed: list[Tier] = []
+        self.bytes_stored = 0
+        self._agent = agent
+        self._index = index
+        self._progress = progress
+        self._about = about
+        self._entries: list[PackEntry] = []
+        self._usable: set[int] = set()
+        self._lock = asyncio.Lock()
+        self._since = time.monotonic()
+        self._revision: Revision | None = None
+
+    @classmethod
+    async def begin(
+        cls,
+        agent: Agent,
+        targets: Iterable[Tier],
+        index: BlobIndex,
+        progress: Progress,
+        about: dict[str, Any],
+    ) -> BackupWriter:
+        """The first revision's intent and claims on ``targets``, and what deduplication may refer to there."""
+        writer = cls(agent, index, progress, about)
+        targets = list(targets)
+        writer._usable = _usable_numbers(agent, targets, index)
+        await writer._begin(targets)
+        return writer
+
+    async def _begin(self, targets: Iterable[Tier]) -> None:
+        self._revision = await Revision.begin(self._agent.tiers, targets, self._progress, self._about)
+        self._since = time.monotonic()
+
+    @property
+    def _current(self) -> Revision:
+        assert self._revision is not None
+        return self._revision
+
+    @property
+    def targets(self) -> list[Tier]:
+        return self._current.targets
+
+    @property
+    def revision_number(self) -> int:
+        return self._current.number
+
+    def known(self, content_id: bytes) -> bool:
+        """Whether every target has this content, so that it need not be stored again. Called in threads."""
+        return self._index.known(content_id, self._usable)
+
+    async def take(self, pack: SealedPack) -> None:
+        """The engine's sink: hand a finished pack to every target; waits while they are behind."""
+        async with self._lock:
+            if self._is_due():
+                await self._checkpoint()
+            entry = entry_of(pack, self._current.number)
+            self._entries.append(entry)
+            self._usable.add(self._index.add_pack(entry))
+            await self._store(ObjectType.PACK, pack.name, pack.data)
+            await self._current.flushed()  # the engine uses the pack's buffer again
+
+    def _is_due(self) -> bool:
+        objects = len(self._current.added) >= CHECKPOINT_OBJECTS
+        return bool(self._entries) and (objects or time.monotonic() - self._since >= CHECKPOINT_S)
+
+    async def _store(self, kind: ObjectType, name: bytes, data: bytes | memoryview) -> None:
+        self.bytes_stored += len(data)
+        self._progress.bytes_stored = self.bytes_stored
+        await self._current.upload(kind, name, data)
+
+    async def _checkpoint(self) -> None:
+        segments = await self._write_segments()
+        confirmed = await self._current.commit(Kind.CHECKPOINT, {"backup": self._about["id"]})
+        if not confirmed:
+            raise NoTierReachable(
+                "every tier was lost at a checkpoint", "run the backup again; what was sent is kept"
+            )
+        self._seen(segments)
+        await self._begin(confirmed)
+
+    async def _write_segments(self) -> list[tuple[bytes, list[PackEntry]]]:
+        """Index segments naming the packs of this revision, on every target."""
+        segments = []
+        for group in split_entries(self._entries):
+            data = encode_segment(self._agent.ring, group)
+            name = object_name(data)
+            await self._store(ObjectType.INDEX, name, data)
+            segments.append((name, group))
+        self._entries = []
+        return segments
+
+    def _seen(self, segments: Iterable[tuple[bytes, list[PackEntry]]]) -> None:
+        for name, entries in segments:
+            self._index.add_segment(name, entries)
+
+    async def finish(self, snapshot: bytes, about: dict[str, Any]) -> None:
+        """Segments, snapshot, record: the revision that alone carries the backup's id and name."""
+        async with self._lock:
+            segments = await self._write_segments()
+            await self._store(ObjectType.SNAPSHOT, object_name(snapshot), snapshot)
+            self.confirmed = await self._current.commit(Kind.BACKUP, {"backup": about}, backup=about)
+            self._seen(segments)
+
+    async def abort(self, reason: str) -> None:
+        """Give up: the backup is listed as failed; packs since the last checkpoint become orphans."""
+        await self._current.abort(reason)
+
+
+def _usable_numbers(agent: Agent, targets: list[Tier], index: BlobIndex) -> set[int]:
+    """Numbers of the packs that deduplication may refer to: see `usable_packs`."""
+    naming = index.naming()
+    numbers = index.pack_names()
+    named = {name: naming.get(number, ()) for name, number in numbers.items()}
+    usable = usable_packs(agent.state.live(), [tier.facts() for tier in targets], named)
+    return {numbers[name] for name in usable}

@@ -1,0 +1,69 @@
+"""The list of all backups, also failed ones, and on which tiers each of them is. From local state alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tandem_agent.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class BackupInfo:
+    """One backup. ``name`` is ``YYMMDDnn``, or ``YYMMDD**`` for a failed one; ``status`` is complete, partial or
+    failed; ``tiers`` are the names of those it is on; ``snapshot`` is None for a failed one."""
+
+    id: bytes
+    name: str
+    revision: int
+    trigger: str
+    started: str
+    ended: str
+    by: str
+    status: str
+    error: str
+    area: str
+    files: int
+    snapshot: bytes | None
+    bytes: int
+    tiers: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def list_backups(state: State) -> list[BackupInfo]:
+    """All backups known here, oldest first."""
+    holders = [
+        (tier.name, state.tier_revision(tier.id), bool(state.lacking(tier.id)), tier.id)
+        for tier in state.tiers()
+    ]
+    found = []
+    for number, info in state.backups():
+        tiers = [
+            name
+            for name, revision, lacks, tier in holders
+            if not lacks and (revision >= number or state.is_confirmed(number, tier))
+        ]
+        found.append(info_of(number, info, tiers if info["status"] != "failed" else []))
+    return found
+
+
+def info_of(revision: int, info: dict[str, Any], tiers: list[str]) -> BackupInfo:
+    """From what a record of kind backup (or an aborted one) has under seal."""
+    snapshot = info.get("snapshot")
+    return BackupInfo(
+        id=bytes.fromhex(info["id"]),
+        name=info["name"],
+        revision=revision,
+        trigger=info.get("trigger", ""),
+        started=info.get("started", ""),
+        ended=info.get("ended", ""),
+        by=info.get("by", ""),
+        status=info["status"],
+        error=info.get("error", ""),
+        area=info.get("area", ""),
+        files=info.get("files", 0),
+        snapshot=bytes.fromhex(snapshot) if snapshot else None,
+        bytes=info.get("bytes", 0),
+        tiers=tiers,
+        warnings=list(info.get("warnings", [])),
+    )

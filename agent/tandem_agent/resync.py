@@ -1,0 +1,181 @@
+"""Synchronisation: bring lagging tiers level with the head, from any tier that has what they lack.
+
+Works from what local state says is missing (the net effect at the head, not step by step), or, with ``full`` and
+for a tier that was rolled back, from listings of everything. Only adds: what a tier holds more is left alone.
+What is there already is not sent again, so a stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from tandem_agent.progress import Progress
+from tandem_agent.state import State
+from tandem_agent.tiers.tier import Tier
+from tandem_agent.tiers.tierset import TierSet, refresh
+from tandem_agent.wiring import Agent
+from tandem_protocol import names
+from tandem_protocol.errors import Corrupt, Missing, SecondInstallation, TandemError, Usage
+from tandem_protocol.history import Live, LiveObject
+from tandem_protocol.names import ObjectType
+from tandem_protocol.planning import lacks, writable_now
+from tandem_protocol.replicate import Outcome, in_parallel, replicate, sizes_of
+from tandem_protocol.revision import ObjectRef
+from tandem_protocol.store import Store
+from tandem_protocol.verdict import State as TierState
+
+_ORDER = [ObjectType.KEY, ObjectType.LIST, ObjectType.PACK, ObjectType.INDEX, ObjectType.SNAPSHOT]
+"""Keys first, names of things last: a reader that finds a snapshot finds what it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class TierSyncResult:
+    """What one tier got: counts of revisions and objects, bytes sent, seconds; ``reason`` if it still lags."""
+
+    name: str
+    state: str
+    revisions: int
+    objects: int
+    bytes: int
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    tiers: list[TierSyncResult] = field(default_factory=list)
+
+
+async def sync(
+    agent: Agent, only: Sequence[str], full: bool, progress: Progress, patience_s: float | None = None
+) -> SyncResult:
+    """Synchronise the tiers named (all without names) once. A tier that cannot be levelled now is told so
+    in the result; raises `SecondInstallation`."""
+    tiers = agent.tiers
+    unknown = set(only) - {tier.name for tier in tiers.tiers}
+    if unknown:
+        known = ", ".join(tier.name for tier in tiers.tiers)
+        raise Usage(f"no tier is called {min(unknown)}", f"this repository has {known}")
+    progress.phase = "contacting tiers"
+    await tiers.contact(patience_s)
+    results = []
+    for tier in tiers.tiers:
+        if not only or tier.name in only:
+            results.append(await _sync_one(tiers, tier, full, progress))
+    return SyncResult(results)
+
+
+async def _sync_one(tiers: TierSet, tier: Tier, full: bool, progress: Progress) -> TierSyncResult:
+    started = time.monotonic()
+    before = tiers.state.missing(tier.id)
+    outcome = Outcome()
+    if tier.reachable and (full or not tier.facts().complete):
+        progress.phase = f"synchronising {tier.name}"
+        tier.set_state(TierState.SYNCING, tier.reason)
+        try:
+            outcome = await _Levelling(tiers, tier, progress).run(full)
+        except SecondInstallation:
+            raise
+        except TandemError as fault:
+            tier.fail(fault)
+    done = len(before) - len(tiers.state.missing(tier.id))
+    seconds = time.monotonic() - started
+    return TierSyncResult(
+        tier.name, tier.state.value, done, len(outcome.copied), outcome.size, round(seconds, 3), tier.reason
+    )
+
+
+class _Levelling:
+    """One synchronisation of one tier."""
+
+    def __init__(self, tiers: TierSet, tier: Tier, progress: Progress) -> None:
+        self._others = [t for t in tiers.tiers if t is not tier]
+        self._tier = tier
+        self._state: State = tiers.state
+        self._counters = progress.tier(tier.name)
+
+    async def run(self, full: bool) -> Outcome:
+        tier, state = self._tier, self._state
+        full = full or state.tier(tier.id).to_compare
+        facts = tier.facts()
+        live = state.live()
+        wanted = [o for o in live.values() if o.live_on(tier.id)] if full else lacks(facts, live)
+        wanted.sort(key=lambda o: (_ORDER.index(o.type), o.added, o.name))
+        numbers = sorted(facts.missing)
+        await self._claim(numbers)
+        present = await sizes_of(tier.store, wanted)
+        bad = [o for o in wanted if present.get(o.name) not in (None, o.size) or o.name in facts.lacking]
+        for found in bad:
+            await tier.move_aside(names.object_path(found.type, found.name))
+            present.pop(found.name, None)
+        outcome = await self._copy([o for o in wanted if o.name not in present])
+        present |= await sizes_of(tier.store, [live[name] for name in outcome.copied])
+        await self._finish(numbers, present, live, facts.lacking)
+        if full and not outcome.failed and tier.reachable:
+            state.set_compared(tier.id)
+        if full and outcome.failed:
+            state.add_lacking(tier.id, outcome.failed)
+        if tier.reachable:
+            refresh(tier)
+        if outcome.failed:
+            name, reason = next(iter(outcome.failed.items()))
+            tier.set_state(
+                TierState.LAGGING,
+                f"{len(outcome.failed)} objects cannot be had now ({name.hex()[:12]}: {reason})",
+            )
+        return outcome
+
+    async def _claim(self, numbers: Sequence[int]) -> None:
+        await self._tier.write_epoch()
+
+        async def claim(number: int) -> None:
+            record = self._state.record(number)
+            await self._tier.write_claim(number, record.nonce, record.parents)
+
+        await in_parallel(self._tier.store.parallel, [partial(claim, n) for n in numbers])
+
+    async def _copy(self, refs: Sequence[LiveObject]) -> Outcome:
+        facts = {other.id: other.facts() for other in self._others if other.reachable}
+        sources = {
+            ref.name: [o.store for o in self._others if o.id in facts and facts[o.id].holds_last(ref)]
+            for ref in refs
+        }
+        self._counters.queued_bytes += sum(ref.size for ref in refs)
+
+        def sent(count: int) -> None:
+            self._counters.sent_bytes += count
+
+        return await replicate(
+            refs,
+            sources,
+            self._tier.store,
+            heal=self._tier.move_aside,
+            sent=sent,
+            source_failed=self._note_bad,
+        )
+
+    def _note_bad(self, store: Store, ref: ObjectRef | LiveObject, fault: TandemError) -> None:
+        """A source that turned out not to have it good lacks it from now on, until it is healed."""
+        other = next(o for o in self._others if o.store is store)
+        if isinstance(fault, (Corrupt, Missing)):
+            self._state.add_lacking(other.id, [ref.name])
+            refresh(other)
+
+    async def _finish(
+        self, numbers: Sequence[int], present: dict[bytes, int], live: Live, lacking: frozenset[bytes]
+    ) -> None:
+        """The records whose objects are all there, the highest last; a look; then it is known."""
+        tier, state = self._tier, self._state
+        held = tier.facts()
+        known = {o.name: o.size for o in live.values() if held.holds_last(o)}
+        records = [state.record(number) for number in numbers]
+        ready = writable_now(records, known | present, tier.id, live)
+        for number in ready:
+            await tier.write_record(state.record(number))
+        await tier.look()
+        if tier.reachable:
+            state.remove_lacking(tier.id, lacking & present.keys())
+            state.confirm(ready, [tier.id])

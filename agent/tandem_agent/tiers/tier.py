@@ -1,0 +1,234 @@
+"""One tier: a named store with what this installation believes of it; looked at, judged and mended.
+
+A look here is the whole step: read, judge, write down what was found, mend what is damaged and ours. It never
+removes anything: what is damaged is moved aside. Publishing a claim or record is here too, with the reading
+back that a lost reply needs.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+from tandem_agent.state import State, TierRow, now_text
+from tandem_agent.tiers.contact import read_tier
+from tandem_protocol import names
+from tandem_protocol.errors import (
+    Corrupt,
+    Exists,
+    Missing,
+    Refused,
+    SecondInstallation,
+    TandemError,
+    Unavailable,
+)
+from tandem_protocol.keys import KeyRing
+from tandem_protocol.planning import TierFacts
+from tandem_protocol.revision import Claim, Record, make_claim, open_details, parse_claim
+from tandem_protocol.store import Store
+from tandem_protocol.stores.retrying import RetryingStore
+from tandem_protocol.verdict import Believed, Case, Pending, Rewrite, Seen, Verdict, judge
+from tandem_protocol.verdict import State as TierState
+
+
+class Tier:
+    """``store`` should be a retrying one whose ``on_session`` is this tier's `on_session`."""
+
+    def __init__(self, row: TierRow, url: str, store: Store, state: State, ring: KeyRing) -> None:
+        self.id = row.id
+        self.name = row.name
+        self.url = url
+        self.store = store
+        self.state = TierState.OFFLINE
+        self.reason = "not contacted yet"
+        self.seen: Seen | None = None
+        self._state = state
+        self._ring = ring
+        self._installed = state.setup()
+
+    @property
+    def row(self) -> TierRow:
+        return self._state.tier(self.id)
+
+    @property
+    def last_fault(self) -> str:
+        """What the latest attempt at its link said; for a tier that is still being retried."""
+        return self.store.last_fault if isinstance(self.store, RetryingStore) else ""
+
+    @property
+    def reachable(self) -> bool:
+        return self.state in (TierState.ONLINE, TierState.LAGGING)
+
+    def facts(self) -> TierFacts:
+        """What planning needs to know of this tier, as of now."""
+        missing = frozenset(self._state.missing(self.id))
+        return TierFacts(
+            self.id, self.state, self.row.to_compare, missing, frozenset(self._state.lacking(self.id))
+        )
+
+    def believed(self) -> Believed:
+        """What this installation knows of this tier, for the verdict."""
+        if self._installed is None:
+            raise Refused("this installation has no repository yet", "run tandem init")
+        intent = self._state.intent()
+        row = self.row
+        facts = self.facts()
+        return Believed(
+            repository_id=self._installed.repository_id,
+            tier_id=self.id,
+            installation_id=self._installed.installation.id,
+            epoch=self._installed.certificate.epoch,
+            certificate=self._installed.certificate.data,
+            journal=self._state.journal,
+            head=self._state.head,
+            pending=Pending(intent.number, intent.nonce, self._state.answered(self.id)) if intent else None,
+            start=row.start,
+            highest_held=self._state.highest_held(self.id) if self._state.head else 0,
+            last_written=row.last_written,
+            complete=not facts.missing and not facts.lacking,
+            to_compare=row.to_compare,
+        )
+
+    # Sessions and looks
+
+    async def connect(self) -> None:
+        """Open a session and look. What fails becomes the tier's state; only a second installation raises."""
+        try:
+            await self.store.open()
+            await self.look()
+        except SecondInstallation:
+            raise
+        except TandemError as fault:
+            self.fail(fault)
+
+    async def on_session(self, fresh: Store) -> None:
+        """A reconnect inside an operation: look again before anything is written in the new session."""
+        verdict = await self._judge(fresh)
+        if verdict.case is not Case.LEVEL:
+            raise Refused(f"tier {self.name} changed while it was away: {verdict.reason}", "see tandem tiers")
+
+    async def look(self) -> Verdict:
+        """Read, judge, mend. Raises `SecondInstallation`; any other verdict becomes the tier's state."""
+        verdict = await self._judge(self.store)
+        for repair in verdict.repairs:
+            await self._rewrite(repair)
+        self.set_state(verdict.state, verdict.reason)
+        return verdict
+
+    async def _judge(self, store: Store) -> Verdict:
+        believed = self.believed()
+        assert self._installed is not None
+        revision = self._state.tier_revision(self.id) if self._state.head else 0
+        self.seen = await read_tier(store, believed, self._installed.root_public, revision)
+        verdict = judge(self.seen, believed)
+        if verdict.case is Case.SECOND_INSTALLATION:
+            self.set_state(verdict.state, verdict.reason)
+            raise self._second_installation(verdict)
+        if verdict.case is Case.ROLLED_BACK:
+            self._state.forget_holds(self.id)
+        return verdict
+
+    def set_state(self, state: TierState, reason: str) -> None:
+        self.state, self.reason = state, reason
+        self._state.set_tier_state(self.id, state.value, reason)
+
+    def fail(self, fault: TandemError) -> None:
+        """The tier left: offline after a transient fault, blocked after one that retrying cannot mend."""
+        gone = isinstance(fault, (Unavailable, Missing))
+        self.set_state(TierState.OFFLINE if gone else TierState.BLOCKED, str(fault))
+
+    def _second_installation(self, verdict: Verdict) -> SecondInstallation:
+        foreign = verdict.foreign
+        ours = self._installed.installation.id.hex()[:8] if self._installed else "?"
+        who = "unknown"
+        where = ""
+        if foreign is not None:
+            certificate = foreign.certificate if isinstance(foreign, (Claim, Record)) else foreign
+            who = certificate.installation_id.hex()[:8]
+            where = self._origin(foreign) if isinstance(foreign, (Claim, Record)) else ""
+        kind = (
+            "a clone or a restored image of this installation" if verdict.is_clone else "another installation"
+        )
+        return SecondInstallation(
+            f"tier {self.name}: {kind} writes to this repository ({verdict.reason}; it is {who}{where}, we are {ours})",
+            "nothing was written; end one of the two, or restore with --from URL",
+        )
+
+    def _origin(self, foreign: Claim | Record) -> str:
+        try:
+            details = open_details(self._ring, foreign)
+        except Corrupt:
+            return f", revision {foreign.number}"
+        return f" on {details.get('host', '?')}, revision {foreign.number}, {details.get('time', '?')}"
+
+    # Publishing, with the reading back that a lost reply needs
+
+    async def write_epoch(self) -> None:
+        """Make sure that our certificate stands on the tier, before our first claim there."""
+        assert self._installed is not None
+        certificate = self._installed.certificate
+        if self.seen is not None and certificate.epoch in self.seen.epochs:
+            return
+        path = names.epoch_path(certificate.epoch)
+        await self._create(path, certificate.data, lambda found: found == certificate.data)
+
+    async def write_claim(self, number: int, nonce: bytes, parents: tuple[bytes, ...]) -> None:
+        """Claim ``number``; one of ours that is there already is ours."""
+        assert self._installed is not None
+        details = {"host": socket.gethostname(), "time": now_text()}
+        setup = self._installed
+        claim = make_claim(
+            self._ring, setup.installation, setup.certificate, self.id, number, nonce, parents, details
+        )
+
+        def is_ours(found: bytes) -> bool:
+            try:
+                parsed = parse_claim(found, setup.repository_id, setup.root_public, self.id, number)
+            except Corrupt:
+                return False
+            return parsed.nonce == nonce
+
+        await self._create(names.claim_path(number), claim.data, is_ours)
+
+    async def write_record(self, record: Record) -> None:
+        """Write a record of the journal; a damaged one in its place is moved aside first."""
+        path = names.record_path(record.number)
+        await self._create(path, record.data, lambda found: found == record.data)
+
+    async def _create(self, path: str, data: bytes, is_ours: Callable[[bytes], bool]) -> None:
+        try:
+            await self.store.create(path, data)
+        except Exists:
+            if is_ours(await self.store.read(path)):
+                return
+            # Foreign or damaged: the look tells which, mends what is ours, and raises if it is not.
+            await self.look()
+            if not is_ours(await self.store.read(path)):
+                raise Refused(
+                    f"tier {self.name}: {path} is damaged or not ours", "see tandem tiers"
+                ) from None
+
+    async def _rewrite(self, repair: Rewrite) -> None:
+        assert self._installed is not None
+        if repair.what == "identity":
+            await self.move_aside(names.IDENTITY)
+            await self.store.create(names.IDENTITY, self.row.identity.encode())
+        elif repair.what == "epoch":
+            await self.move_aside(names.epoch_path(repair.number))
+            if repair.number == self._installed.certificate.epoch:
+                await self.store.create(names.epoch_path(repair.number), self._installed.certificate.data)
+        elif repair.what == "claim":
+            record = self._state.record(repair.number)
+            await self.move_aside(names.claim_path(repair.number))
+            await self.write_claim(repair.number, record.nonce, record.parents)
+        else:
+            await self.move_aside(names.record_path(repair.number))
+            await self.store.create(names.record_path(repair.number), self._state.record(repair.number).data)
+
+    async def move_aside(self, path: str) -> None:
+        """Move something damaged to quarantine, under a name of its own; gone already is fine."""
+        try:
+            await self.store.move(path, f"{names.DAMAGED}/{path}.{os.urandom(8).hex()}")
+        except Missing:
+            return

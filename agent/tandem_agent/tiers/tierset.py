@@ -1,0 +1,180 @@
+"""All tiers of a repository together: contact, what was left open, and what can be levelled at once.
+
+A tier that fails never holds up or fails another: each contact is a task of its own with an outcome. The only
+thing that stops all of them is a second installation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterable
+
+from tandem_agent.state import State
+from tandem_agent.tiers.tier import Tier
+from tandem_protocol.errors import SecondInstallation, TandemError
+from tandem_protocol.keys import KeyRing
+from tandem_protocol.planning import writable_now
+from tandem_protocol.replicate import sizes_of
+from tandem_protocol.revision import NONCE_SIZE, Kind, ObjectRef, Record, RecordDraft, make_record
+from tandem_protocol.verdict import State as TierState
+
+log = logging.getLogger(__name__)
+
+PRESENCE_CHECKS = 256
+"""Most objects whose presence is asked for when levelling before a write; more is for synchronisation."""
+
+
+class TierSet:
+    """``patience_s``: how long a contact waits for the slower tiers once one is online."""
+
+    def __init__(self, tiers: Iterable[Tier], state: State, ring: KeyRing, patience_s: float = 15.0) -> None:
+        self.tiers = list(tiers)
+        self.state = state
+        self.ring = ring
+        self._patience_s = patience_s
+
+    async def close(self) -> None:
+        await asyncio.gather(*(tier.store.close() for tier in self.tiers))
+
+    def by_id(self, ids: Iterable[bytes]) -> list[Tier]:
+        wanted = set(ids)
+        return [tier for tier in self.tiers if tier.id in wanted]
+
+    @property
+    def reachable(self) -> list[Tier]:
+        return [tier for tier in self.tiers if tier.reachable]
+
+    async def contact(self, patience_s: float | None = None, deadline: float | None = None) -> None:
+        """Connect to every tier that is not reachable now, look at all, then end what was left open.
+
+        Tiers whose links are still being retried ``patience_s`` after another is online, or at ``deadline``
+        (of the loop's clock), are left offline: they lag, and catch up later. Raises `SecondInstallation`.
+        """
+        tasks = {asyncio.create_task(_meet(tier), name=f"contact {tier.name}"): tier for tier in self.tiers}
+        try:
+            await self._settle(tasks, self._patience_s if patience_s is None else patience_s, deadline)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        self._end_pending()
+        for tier in self.reachable:
+            await self._level_now(tier)
+
+    async def _settle(
+        self, tasks: dict[asyncio.Task[None], Tier], patience_s: float, deadline: float | None
+    ) -> None:
+        """Wait for all contacts, or for the patience after the first that succeeded, or for the deadline."""
+        waiting = set(tasks)
+        clock = asyncio.get_running_loop().time
+        patient = True
+        while waiting:
+            left = None if deadline is None else max(0.0, deadline - clock())
+            done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            if not done:
+                break
+            if patient and any(tier.state is TierState.ONLINE for tier in tasks.values()):
+                patient = False
+                enough = clock() + patience_s
+                deadline = enough if deadline is None else min(deadline, enough)
+        for tier in (tasks[task] for task in waiting):
+            if not tier.reachable:
+                said = tier.last_fault or "no answer"
+                tier.set_state(TierState.OFFLINE, f"not reachable so far ({said})")
+
+    def _end_pending(self) -> None:
+        """End what an earlier run left open: not decided, it is aborted; decided, it only wants completing."""
+        intent = self.state.intent()
+        if intent is None:
+            return
+        if not intent.decided:
+            self.abort_pending("interrupted")
+        self.state.end_intent()
+
+    def abort_pending(self, reason: str) -> None:
+        """Close the intent by an aborted record: fixed and stored here first, written on tiers like any other."""
+        intent = self.state.intent()
+        setup = self.state.setup()
+        assert intent is not None and not intent.decided and setup is not None
+        backup = dict(intent.backup)
+        if backup:
+            backup |= {"status": "failed", "error": reason}
+        draft = RecordDraft(
+            intent.number, intent.nonce, Kind.ABORTED, intent.parents, {"reason": reason, "backup": backup}
+        )
+        record = make_record(self.ring, setup.installation, setup.certificate, draft)
+        self.state.decide(record, backup or None)
+        self.state.end_intent()
+
+    async def _level_now(self, tier: Tier) -> None:
+        """Give a tier the missing records all of whose objects it has; then it may hold everything."""
+        missing = self.state.missing(tier.id)
+        if not missing or self.state.tier(tier.id).to_compare:
+            return
+        try:
+            await write_revisions(tier, self.state, await self._writable(tier, missing))
+        except SecondInstallation:
+            raise
+        except TandemError as fault:
+            tier.fail(fault)
+
+    async def _writable(self, tier: Tier, missing: list[int]) -> list[int]:
+        live = self.state.live()
+        records: list[Record] = []
+        wanted: list[ObjectRef] = []
+        for number in missing:
+            record = self.state.record(number)
+            needed = [r for r in record.added if r.name in live and live[r.name].live_on(tier.id)]
+            if len(wanted) + len(needed) > PRESENCE_CHECKS:
+                break
+            records.append(record)
+            wanted += needed
+        return writable_now(records, await sizes_of(tier.store, wanted), tier.id, live)
+
+
+async def write_revisions(tier: Tier, state: State, numbers: list[int]) -> None:
+    """Claim, record, look, confirm: put the records ``numbers`` on a tier that has their objects. The highest
+    is written last, after all others are answered, and is from then on the last written one."""
+    if not numbers:
+        return
+    await tier.write_epoch()
+    for number in numbers:
+        record = state.record(number)
+        await tier.write_claim(number, record.nonce, record.parents)
+    for number in numbers:
+        await tier.write_record(state.record(number))
+    verdict = await tier.look()
+    if tier.reachable:
+        state.confirm(numbers, [tier.id])
+        refresh(tier)
+    else:
+        log.warning("tier %s: not confirmed, %s", tier.name, verdict.reason)
+
+
+def refresh(tier: Tier) -> None:
+    """State again from what is now known to be held: online when nothing is missing."""
+    if tier.reachable:
+        complete = tier.facts().complete
+        tier.set_state(TierState.ONLINE if complete else TierState.LAGGING, "" if complete else tier.reason)
+
+
+async def _meet(tier: Tier) -> None:
+    """Look at a tier in the session it has, or connect; what fails becomes its state."""
+    if not tier.reachable:
+        await tier.connect()
+        return
+    try:
+        await tier.look()
+    except SecondInstallation:
+        raise
+    except TandemError as fault:
+        tier.fail(fault)
+
+
+def fresh_nonce() -> bytes:
+    """The 192 random bits that tell our claim of a number from anyone else's."""
+    return os.urandom(NONCE_SIZE)

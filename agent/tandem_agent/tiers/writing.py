@@ -1,0 +1,361 @@
+"""One write operation, steps 1 to 8 of the tier protocol: look, intent, claim, look, objects, decide, record,
+look, confirm.
+
+A `Revision` is one number being written to its targets. Each target has a task and a bounded queue of its own;
+a target that fails leaves and lags, the others go on. What was decided can only be completed. It does not know
+what the objects are for: that is the use case's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tandem_agent.progress import Progress
+from tandem_agent.state import Intent, State
+from tandem_agent.tiers.tier import Tier
+from tandem_agent.tiers.tierset import TierSet, fresh_nonce, refresh
+from tandem_protocol.errors import NoTierReachable, SecondInstallation, TandemError, Unavailable
+from tandem_protocol.history import list_entries, replay
+from tandem_protocol.lists import encode_list
+from tandem_protocol.names import ObjectType, object_name, object_path
+from tandem_protocol.planning import base_is_due, choose_targets, next_number
+from tandem_protocol.replicate import sizes_of
+from tandem_protocol.revision import Kind, ObjectRef, Record, RecordDraft, Removal, make_record
+from tandem_protocol.store import Buffer
+from tandem_protocol.verdict import Case
+
+QUEUE_OBJECTS = 2
+"""Objects (packs of up to 32 MiB) waiting for one target; more would only take memory."""
+
+POLL_S = 5.0
+"""How often a write without any reachable tier looks for one."""
+
+
+@dataclass
+class _Target:
+    tier: Tier
+    queue: asyncio.Queue[tuple[str, Buffer] | None] = field(
+        default_factory=lambda: asyncio.Queue(maxsize=QUEUE_OBJECTS)
+    )
+    task: asyncio.Task[None] | None = None
+    failed: bool = False
+
+
+async def reachable_targets(
+    tiers: TierSet,
+    wait_s: float | None,
+    only: Iterable[bytes] | None = None,
+    progress: Progress | None = None,
+) -> list[Tier]:
+    """Step 1, and the choice of targets: contact until at least one tier can be written to, for ever or for
+    ``wait_s`` seconds; then `NoTierReachable`. ``only`` bounds the choice (the last revision of a backup)."""
+    clock = asyncio.get_running_loop().time
+    deadline = None if wait_s is None else clock() + wait_s
+    while True:
+        await tiers.contact(deadline=deadline)
+        live = tiers.state.live()
+        chosen = choose_targets([tier.facts() for tier in tiers.tiers], live)
+        targets = [t for t in tiers.by_id(chosen) if only is None or t.id in set(only)]
+        if targets:
+            return targets
+        if deadline is not None and clock() >= deadline:
+            reasons = "; ".join(f"{t.name}: {t.reason or t.state}" for t in tiers.tiers)
+            raise NoTierReachable(f"no tier can be written to ({reasons})", "bring one back and run it again")
+        if progress is not None:
+            progress.phase = "waiting for a tier"
+        left = POLL_S if deadline is None else min(POLL_S, max(0.0, deadline - clock()))
+        await asyncio.sleep(left)
+
+
+async def wait_until_held(
+    tiers: TierSet, number: int, wait_s: float | None, progress: Progress | None = None
+) -> list[Tier]:
+    """The tiers that hold the decided revision ``number``, once there is one; empty after ``wait_s`` seconds.
+    Each contact completes it where all its objects already are."""
+    clock = asyncio.get_running_loop().time
+    deadline = None if wait_s is None else clock() + wait_s
+    while True:
+        holders = [tier for tier in tiers.tiers if number not in tier.facts().missing]
+        if holders or (deadline is not None and clock() >= deadline):
+            return holders
+        if progress is not None:
+            progress.phase = "waiting for a tier"
+        await asyncio.sleep(POLL_S if deadline is None else min(POLL_S, max(0.0, deadline - clock())))
+        await tiers.contact(deadline=deadline)
+
+
+class Revision:
+    """One number under way. Use `begin`, then `upload` any number of times, then `commit` or `abort`."""
+
+    def __init__(self, tiers: TierSet, intent: Intent, targets: Iterable[Tier], progress: Progress) -> None:
+        self.number = intent.number
+        self.added: list[ObjectRef] = []
+        self._tiers = tiers
+        self._state: State = tiers.state
+        self._intent = intent
+        self._targets = [_Target(tier) for tier in targets]
+        self._progress = progress
+        self._stop: Exception | None = None
+        """What ends the operation: a second installation, or a bug."""
+
+    @classmethod
+    async def begin(
+        cls, tiers: TierSet, targets: Iterable[Tier], progress: Progress, backup: dict[str, Any] | None = None
+    ) -> Revision:
+        """Steps 2 and 4 on ``targets``, which a look just found fit, and the live keys that they lack."""
+        state = tiers.state
+        seen = [n for t in tiers.tiers if t.seen is not None for n in t.seen.numbers]
+        number = next_number(state.head, seen)
+        parents = (state.record(state.head).hash,) if state.head else ()
+        intent = Intent(number, fresh_nonce(), parents, False, backup or {})
+        state.set_intent(intent)
+        revision = cls(tiers, intent, targets, progress)
+        await revision._each(revision._claim)
+        try:
+            revision._need_target()
+        except TandemError as fault:
+            tiers.abort_pending(str(fault))
+            raise
+        for target in revision._alive:
+            target.task = asyncio.create_task(revision._send(target), name=f"upload to {target.tier.name}")
+        await revision._send_keys()
+        return revision
+
+    @property
+    def _alive(self) -> list[_Target]:
+        return [target for target in self._targets if not target.failed]
+
+    @property
+    def targets(self) -> list[Tier]:
+        """The tiers still in the operation."""
+        return [target.tier for target in self._alive]
+
+    # Objects
+
+    async def upload(self, kind: ObjectType, name: bytes, data: Buffer) -> None:
+        """Hand an object to every target; waits while a queue is full. Raises when no target is left."""
+        self.added.append(ObjectRef(kind, name, memoryview(data).nbytes))
+        await self._enqueue(object_path(kind, name), data)
+
+    async def flushed(self) -> None:
+        """Wait until every target has all that was uploaded so far, or has left: its buffers are free again."""
+        for target in self._alive:
+            await target.queue.join()
+        self._need_target()
+
+    async def add(self, kind: ObjectType, data: bytes) -> bytes:
+        """`upload` an object under the hash of its bytes; gives that name."""
+        name = object_name(data)
+        await self.upload(kind, name, data)
+        return name
+
+    async def _enqueue(self, path: str, data: Buffer) -> None:
+        for target in self._alive:
+            self._progress.tier(target.tier.name).queued_bytes += memoryview(data).nbytes
+            await target.queue.put((path, data))
+        self._need_target()
+
+    async def _send(self, target: _Target) -> None:
+        """A target's task: put what is queued until None comes; after a fault, drain so that nobody waits."""
+        counters = self._progress.tier(target.tier.name)
+
+        def sent(count: int) -> None:
+            counters.sent_bytes += count
+
+        while (item := await target.queue.get()) is not None:
+            try:
+                if not target.failed:
+                    await target.tier.store.put(item[0], item[1], sent)
+            except SecondInstallation as stop:
+                self._stop = stop
+                target.failed = True
+            except TandemError as fault:
+                self._leave(target, fault)
+            except Exception as bug:
+                self._stop = bug
+                target.failed = True
+            finally:
+                target.queue.task_done()
+
+    async def _send_keys(self) -> None:
+        """Every live key object that some target lacks, from the local copies, before anything else."""
+        live = self._state.live_of(ObjectType.KEY)
+        for name, data in self._state.key_slots().items():
+            found = live.get(name)
+            if found is None:
+                continue
+            for target in self._alive:
+                if not target.tier.facts().holds_last(found):
+                    await target.queue.put((object_path(ObjectType.KEY, name), data))
+
+    # The end
+
+    async def commit(
+        self,
+        kind: Kind,
+        details: dict[str, Any],
+        *,
+        removed: Iterable[Removal] = (),
+        backup: dict[str, Any] | None = None,
+        tier_ids: Iterable[bytes] | None = None,
+    ) -> list[Tier]:
+        """Steps 5 to 8. Gives the tiers confirmed to hold the revision; empty if it was decided and every
+        target vanished before it could be confirmed (it is completed later)."""
+        draft = RecordDraft(
+            self.number, self._intent.nonce, kind, self._intent.parents, details, removed=tuple(removed)
+        )
+        draft = await self._as_base(draft, tier_ids)
+        decided = asyncio.Event()
+        record: list[Record] = []
+
+        async def finish(target: _Target) -> None:
+            await target.queue.put(None)
+            assert target.task is not None
+            await target.task
+            if target.failed:
+                return
+            await self._check_sizes(target)
+            if not decided.is_set():
+                # The first target has everything. No await between the test and the act.
+                record.append(self._decide(draft, backup))
+                decided.set()
+            await self._write_record(target, record[0])
+
+        await self._each(finish)
+        if self._stop is not None:
+            raise self._stop
+        if not decided.is_set():
+            self._tiers.abort_pending("every tier was lost before one had all of it")
+            self._need_target()
+        confirmed = self.targets
+        self._state.confirm([self.number], [tier.id for tier in confirmed])
+        self._state.end_intent()
+        for tier in confirmed:
+            refresh(tier)
+        return confirmed
+
+    async def abort(self, reason: str) -> None:
+        """Give the number up: what was sent becomes orphans, the record says so on every tier in time."""
+        for target in self._targets:
+            if target.task is not None:
+                target.task.cancel()
+        await asyncio.gather(*(t.task for t in self._targets if t.task is not None), return_exceptions=True)
+        intent = self._state.intent()
+        if intent is not None and not intent.decided:
+            self._tiers.abort_pending(reason)
+
+    def _decide(self, draft: RecordDraft, backup: dict[str, Any] | None) -> Record:
+        setup = self._state.setup()
+        assert setup is not None
+        fixed = RecordDraft(
+            draft.number,
+            draft.nonce,
+            draft.kind,
+            draft.parents,
+            draft.details,
+            tuple(self.added),
+            draft.removed,
+            draft.lists,
+            draft.tiers,
+        )
+        record = make_record(self._tiers.ring, setup.installation, setup.certificate, fixed)
+        self._state.decide(record, backup)
+        return record
+
+    async def _as_base(self, draft: RecordDraft, tier_ids: Iterable[bytes] | None) -> RecordDraft:
+        """``draft`` as a base if it is one: init, or when enough revisions have passed."""
+        if draft.kind is Kind.INIT:
+            assert tier_ids is not None
+            return _with_lists(draft, (), tuple(tier_ids), ())
+        bases = self._state.bases()
+        live = self._state.live()
+        since = self._state.count_since(bases[-1].number) if bases else 0
+        if not base_is_due(since, len(live)):
+            return draft
+        tiers = tuple(row.id for row in self._state.tiers())
+        preview = RecordDraft(
+            draft.number, draft.nonce, draft.kind, draft.parents, {}, tuple(self.added), draft.removed
+        )
+        setup = self._state.setup()
+        assert setup is not None
+        after = replay([make_record(self._tiers.ring, setup.installation, setup.certificate, preview)], live)
+        name = await self.add(ObjectType.LIST, encode_list(list_entries(after, tiers)))
+        old = bases[-2].lists if len(bases) > 1 else ()
+        removed = tuple(Removal(ObjectType.LIST, old_name) for old_name in old or ())
+        return _with_lists(draft, (name,), tiers, removed)
+
+    # Targets
+
+    async def _claim(self, target: _Target) -> None:
+        await target.tier.write_epoch()
+        await target.tier.write_claim(self.number, self._intent.nonce, self._intent.parents)
+        self._state.set_answered(target.tier.id)
+        await self._look(target)
+
+    async def _write_record(self, target: _Target, record: Record) -> None:
+        await target.tier.write_record(record)
+        await self._look(target)
+
+    async def _look(self, target: _Target) -> None:
+        verdict = await target.tier.look()
+        if verdict.case is not Case.LEVEL:
+            raise Unavailable(f"tier {target.tier.name}: {verdict.reason}")
+
+    async def _check_sizes(self, target: _Target) -> None:
+        """Every object added must be there with the size that was sent, whatever the server said."""
+        sizes = await sizes_of(target.tier.store, self.added)
+        for ref in self.added:
+            if sizes.get(ref.name) != ref.size:
+                raise Unavailable(
+                    f"tier {target.tier.name} lost {ref.type} {ref.name.hex()[:12]} after saying it has it",
+                    "check the server's disk; the next synchronisation sends it again",
+                )
+
+    async def _each(self, step: Callable[[_Target], Awaitable[None]]) -> None:
+        """Run ``step`` for every target still in, side by side; one that fails leaves. A second installation
+        and bugs end the operation, after the others have come to rest."""
+
+        async def guarded(target: _Target) -> None:
+            try:
+                await step(target)
+            except SecondInstallation:
+                raise
+            except TandemError as fault:
+                self._leave(target, fault)
+
+        outcomes = await asyncio.gather(*(guarded(t) for t in self._alive), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def _leave(self, target: _Target, fault: TandemError) -> None:
+        target.failed = True
+        target.tier.fail(fault)
+
+    def _need_target(self) -> None:
+        if self._stop is not None:
+            raise self._stop
+        if not self._alive:
+            reasons = "; ".join(f"{t.tier.name}: {t.tier.reason}" for t in self._targets)
+            raise NoTierReachable(
+                f"every tier was lost while writing ({reasons})", "run it again when one is back"
+            )
+
+
+def _with_lists(
+    draft: RecordDraft, lists: tuple[bytes, ...], tiers: tuple[bytes, ...], removed: tuple[Removal, ...]
+) -> RecordDraft:
+    return RecordDraft(
+        draft.number,
+        draft.nonce,
+        draft.kind,
+        draft.parents,
+        draft.details,
+        draft.added,
+        draft.removed + removed,
+        lists,
+        tiers,
+    )

@@ -1,0 +1,129 @@
+"""The history of a repository as one store alone tells it: for reading without an installation.
+
+Everything is verified from the root key in the identity down; the caller compares that key with what its key
+slot says under seal, before it believes a word. What is damaged is passed over with a notice. Reads only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from . import names
+from .errors import Corrupt, Missing, TandemError, Unsupported
+from .history import Live, live_from_lists, newest_base, replay
+from .identity import MAX_SIZE, Identity, decode_identity
+from .lists import ListEntry, decode_list
+from .names import ObjectType, object_name, object_path, parse_object_name
+from .revision import MAX_RECORD, Record, parse_record
+from .store import Store
+
+WIDTH = 8
+"""Records asked for at once."""
+
+MAX_SLOT = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class StoredHistory:
+    """``records`` in the order of their numbers; ``live`` after them; ``slots`` by object name; ``notices`` say
+    what was damaged and passed over."""
+
+    identity: Identity
+    records: list[Record]
+    live: Live
+    slots: dict[bytes, bytes]
+    notices: list[str] = field(default_factory=list)
+
+
+async def history_from_store(store: Store) -> StoredHistory:
+    """Read everything that says what this store holds. `Missing` if there is no repository."""
+    identity = await _identity(store)
+    notices: list[str] = []
+    records = await _records(store, identity, notices)
+    base = newest_base(records)
+    live: Live = {}
+    start = 0
+    if base is not None:
+        start = base.number
+        live = live_from_lists(await _lists(store, base, notices), base.number)
+        live = replay([base], live)
+    after = [r for r in records if r.number > start and _follows(r, base)]
+    return StoredHistory(identity, records, replay(after, live), await _slots(store, notices), notices)
+
+
+def _follows(record: Record, base: Record | None) -> bool:
+    """A record of an epoch below the base's was written beside it, by an installation taken over since."""
+    return base is None or record.certificate.epoch >= base.certificate.epoch
+
+
+async def _identity(store: Store) -> Identity:
+    try:
+        return decode_identity(await store.read(names.IDENTITY, 0, MAX_SIZE + 1))
+    except Missing:
+        raise Missing(
+            "there is no repository", "check the address; a tier's folder has a file called tandem"
+        ) from None
+
+
+async def _numbers(store: Store) -> AsyncIterator[int]:
+    """Every number that has a record, in any order."""
+    async for high in store.list(names.REVISIONS):
+        async for middle in store.list(f"{names.REVISIONS}/{high.name}"):
+            folder = f"{names.REVISIONS}/{high.name}/{middle.name}"
+            async for leaf in store.list(folder):
+                parsed = names.parse_numbered(f"{folder}/{leaf.name}")
+                if parsed is not None and parsed[1] == "record":
+                    yield parsed[0]
+
+
+async def _records(store: Store, identity: Identity, notices: list[str]) -> list[Record]:
+    gate = asyncio.Semaphore(WIDTH)
+
+    async def read(number: int) -> Record | None:
+        async with gate:
+            try:
+                data = await store.read(names.record_path(number), 0, MAX_RECORD + 1)
+                return parse_record(data, identity.repository_id, identity.root_public, number)
+            except Unsupported:
+                raise
+            except (Corrupt, Missing) as fault:
+                notices.append(f"revision {number} is passed over: {fault}")
+                return None
+
+    numbers = sorted([number async for number in _numbers(store)])
+    found = await asyncio.gather(*(read(number) for number in numbers))
+    return [record for record in found if record is not None]
+
+
+async def _lists(store: Store, base: Record, notices: list[str]) -> list[ListEntry]:
+    entries: list[ListEntry] = []
+    for name in base.lists or ():
+        try:
+            data = await store.read(object_path(ObjectType.LIST, name))
+            if object_name(data) != name:
+                raise Corrupt("its bytes are not what its name says")
+            entries += decode_list(data)
+        except (Corrupt, Missing) as fault:
+            notices.append(f"a list of revision {base.number} is passed over: {fault}")
+    return entries
+
+
+async def _slots(store: Store, notices: list[str]) -> dict[bytes, bytes]:
+    """The key slots whose bytes are what their names say, so that damage is not taken for a wrong passphrase."""
+    slots: dict[bytes, bytes] = {}
+    async for entry in store.list("keys"):
+        name = parse_object_name(entry.name)
+        if name is None or entry.size > MAX_SLOT:
+            continue
+        try:
+            data = await store.read(object_path(ObjectType.KEY, name))
+        except TandemError as fault:
+            notices.append(f"key slot {entry.name[:12]} is passed over: {fault}")
+            continue
+        if object_name(data) == name:
+            slots[name] = data
+        else:
+            notices.append(f"key slot {entry.name[:12]} is damaged and passed over")
+    return slots
