@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 from ..errors import Exists, Missing, Unavailable
+from ..names import valid
 from ..store import Buffer, Entry, Store
 from .faults import check_name
 from .folder import CONTENT
@@ -60,7 +61,7 @@ class MemoryStore(Store):
         seen = set()
         for name in sorted(self.shared):
             part = name[len(prefix) :].partition("/")[0]
-            if not name.startswith(prefix) or part in seen:
+            if not name.startswith(prefix) or part in seen or not valid(part):
                 continue
             seen.add(part)
             data = self._find(prefix + part)

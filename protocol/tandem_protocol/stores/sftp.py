@@ -89,7 +89,8 @@ class SftpStore(Store):
         return await self._run(self._folder(name).size, name)
 
     async def list(self, folder: str) -> AsyncIterator[Entry]:
-        for entry in await self._run(self._folder(folder).entries, folder):
+        opened = self._folder(folder) if folder else self._opened()
+        for entry in await self._run(opened.entries, folder):
             yield entry
 
     async def move(self, source: str, target: str) -> None:
@@ -100,8 +101,11 @@ class SftpStore(Store):
         await self._run(self._folder(name).delete, name)
 
     def _folder(self, name: str) -> SftpFolder:
-        if name:
-            check_name(name)
+        """The session's folder, once ``name`` is known to be one that a store takes."""
+        check_name(name)
+        return self._opened()
+
+    def _opened(self) -> SftpFolder:
         if self._session is None or self._session.folder is None:
             raise Unavailable(f"{self.target.place} is not open")
         return self._session.folder

@@ -245,14 +245,15 @@ class SftpFolder:
         with self._explained(f"list {folder or 'the root'}"):
             try:
                 handle = self._requests.call(sftp.CMD_OPENDIR, self._path(folder)).string()
+                try:
+                    entries = list(self._names(handle, folder))
+                finally:
+                    self._later(sftp.CMD_CLOSE, handle)
             except StatusError as error:
+                # Some servers open any folder, and say only when it is read that there is none.
                 if error.code == sftp.SFTP_NO_SUCH_FILE:
                     return []
                 raise
-            try:
-                entries = list(self._names(handle, folder))
-            finally:
-                self._later(sftp.CMD_CLOSE, handle)
             return self._objects_in_folders(folder, entries)
 
     def _names(self, handle: bytes, folder: str) -> Iterator[Entry]:
@@ -338,12 +339,14 @@ class SftpFolder:
         try:
             return self._requests.call(kind, *fields)
         except StatusError as error:
-            if error.code not in (sftp.SFTP_NO_SUCH_FILE, sftp.SFTP_FAILURE) or self._is_folder(
-                posixpath.dirname(name)
-            ):
+            if error.code not in (sftp.SFTP_NO_SUCH_FILE, sftp.SFTP_FAILURE):
                 raise
+            there = self._is_folder(posixpath.dirname(name))
+            if there and error.code == sftp.SFTP_FAILURE:
+                raise
+        # A folder that is there now was not a moment ago: another session made it.
         walked = ""
-        for part in name.split("/")[:-1]:
+        for part in () if there else name.split("/")[:-1]:
             walked = f"{walked}/{part}" if walked else part
             # Its answer does not matter: "is there" and worse are both told by the request itself.
             with suppress(StatusError):

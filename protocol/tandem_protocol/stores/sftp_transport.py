@@ -29,6 +29,14 @@ CONNECT_S = 20
 _ALIAS = "tandem-tier"
 _MAX_STDERR = 64 * 1024
 _BUFFER = 4 * 1024 * 1024
+_CIPHERS = (
+    "aes128-gcm@openssh.com",
+    "aes256-gcm@openssh.com",
+    "chacha20-poly1305@openssh.com",
+    "aes128-ctr",
+    "aes192-ctr",
+    "aes256-ctr",
+)
 _PLAIN = re.compile(r"[A-Za-z0-9_.:%\[\]][A-Za-z0-9_.:%\[\]@+-]*")
 
 
@@ -224,6 +232,8 @@ def ssh_command(target: SftpTarget, known_hosts: str) -> list[str]:
         "PermitLocalCommand=no",
         "RemoteCommand=none",
         "Compression=no",
+        # OpenSSH's own default set, but AES-GCM first: half the processor time of its first choice.
+        f"Ciphers={','.join(_CIPHERS)}",
         "LogLevel=ERROR",
         "ServerAliveInterval=15",
         "ServerAliveCountMax=3",
