@@ -8,6 +8,7 @@ which. Requests that do not depend on each other go out together; round trips ar
 
 from __future__ import annotations
 
+import os
 import posixpath
 import struct
 from collections.abc import Callable, Iterator
@@ -69,7 +70,7 @@ class SftpFolder:
             path = f"{path}{part}/"
             if part:
                 with suppress(StatusError):
-                    self._mkdir(path.rstrip("/").encode())
+                    self._mkdir(os.fsencode(path.rstrip("/")))
 
     def create(self, name: str, data: memoryview) -> None:
         temporary = temporary_name(name)
@@ -323,9 +324,10 @@ class SftpFolder:
             self._settle(posixpath.dirname(name))
 
     def _path(self, name: str) -> bytes:
-        if not self._root:
-            return (name or ".").encode()
-        return f"{self._root.rstrip('/')}/{name}".encode() if name else self._root.encode()
+        root = os.fsencode(self._root)
+        if not root:
+            return name.encode() or b"."
+        return root.rstrip(b"/") + b"/" + name.encode() if name else root
 
     def _open(self, path: bytes, flags: int) -> bytes:
         return self._requests.call(sftp.CMD_OPEN, path, flags, _MODE_FLAG, _FILE_MODE).string()

@@ -69,12 +69,11 @@ class SftpTarget:
 
     @property
     def place(self) -> str:
-        """The address for messages; no secrets."""
+        """The address for messages; no secrets. An absolute path follows two slashes."""
         user = f"{self.user}@" if self.user else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == 22 else f":{self.port}"
-        path = self.path if self.path.startswith("/") else f"/~/{self.path}"
-        return f"sftp://{user}{host}{port}{path}"
+        return f"sftp://{user}{host}{port}/{self.path}"
 
     @property
     def server(self) -> str:
