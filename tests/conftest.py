@@ -7,6 +7,7 @@ leaving things out. Only reasons that begin with "not on this platform:" stay sk
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -46,6 +47,15 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _forbid_skip(report)
     return report
+
+
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """A folder in memory where the machine has one: for many small durable writes whose durability is not
+    what the test is about."""
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="tandem-test-", dir=base) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -81,6 +81,7 @@ async def _sync_one(tiers: TierSet, tier: Tier, full: bool, progress: Progress) 
             raise
         except TandemError as fault:
             tier.fail(fault)
+    tier.remember()
     done = len(before) - len(tiers.state.missing(tier.id))
     seconds = time.monotonic() - started
     return TierSyncResult(

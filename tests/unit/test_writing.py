@@ -20,14 +20,14 @@ from tandem_protocol.revision import Kind
 
 
 @pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
-    found = Office(tmp_path / "state")
+def office(memory_path: Path) -> Iterator[Office]:
+    found = Office(memory_path / "state")
     yield found
     found.close()
 
 
 async def write(tiers: TierSet, kind: Kind = Kind.CHECKPOINT, objects: int = 1) -> tuple[int, list[Tier]]:
-    targets = await reachable_targets(tiers, 30)
+    targets = await reachable_targets(tiers, 1.0)
     revision = await Revision.begin(tiers, targets, Progress())
     for _ in range(objects):
         await revision.add(ObjectType.PACK, os.urandom(100))
@@ -50,7 +50,7 @@ async def test_init_then_a_write_reaches_both_tiers_with_the_same_bytes(office: 
 
 async def test_the_claim_is_there_before_any_object(office: Office) -> None:
     tiers = await office.init()
-    targets = await reachable_targets(tiers, 30)
+    targets = await reachable_targets(tiers, 1.0)
     await Revision.begin(tiers, targets, Progress())
     for place in office.places.values():
         assert names.claim_path(2) in place.shared
@@ -148,7 +148,7 @@ async def test_a_clone_that_wrote_is_found_by_the_first_and_nothing_is_written(o
 async def test_a_kill_between_intent_and_decision_aborts_the_number(office: Office) -> None:
     await office.init()
     tiers = office.open()
-    targets = await reachable_targets(tiers, 30)
+    targets = await reachable_targets(tiers, 1.0)
     revision = await Revision.begin(tiers, targets, Progress())
     await revision.add(ObjectType.PACK, b"x" * 50)
     fresh = office.open()

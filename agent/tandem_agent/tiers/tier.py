@@ -130,8 +130,12 @@ class Tier:
         return verdict
 
     def set_state(self, state: TierState, reason: str) -> None:
+        """What the tier is from now on, in this process; `remember` keeps it."""
         self.state, self.reason = state, reason
-        self._state.set_tier_state(self.id, state.value, reason)
+
+    def remember(self) -> None:
+        """Keep the state for people to see, at the end of an operation: what it is between steps is not news."""
+        self._state.set_tier_state(self.id, self.state.value, self.reason)
 
     def fail(self, fault: TandemError) -> None:
         """The tier left: offline after a transient fault, blocked after one that retrying cannot mend."""

@@ -62,6 +62,12 @@ class TierSet:
         self._end_pending()
         for tier in self.reachable:
             await self._level_now(tier)
+        self.remember()
+
+    def remember(self) -> None:
+        """Keep every tier's state, for people to see."""
+        for tier in self.tiers:
+            tier.remember()
 
     async def _settle(
         self, tasks: dict[asyncio.Task[None], Tier], patience_s: float, deadline: float | None

@@ -235,6 +235,7 @@ class Revision:
         self._state.end_intent()
         for tier in confirmed:
             refresh(tier)
+        self._tiers.remember()
         return confirmed
 
     async def abort(self, reason: str) -> None:
