@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import TypeVar
 
 from ..errors import Corrupt, Unavailable
@@ -118,20 +117,16 @@ class SftpStore(Store):
         work = asyncio.get_running_loop().run_in_executor(session.thread, call, *args)
         try:
             return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            self._session = None
-            session.link.abort()
-            await asyncio.wait([work], timeout=_GIVE_UP_S)
-            await _end(session)
-            raise
-        except (Unavailable, Corrupt):
-            await self.close()
+        except (asyncio.CancelledError, Unavailable, Corrupt):
+            if self._session is session:
+                await self.close()
             raise
 
 
 async def _end(session: _Session) -> None:
-    """Cut the link and release thread and process; never raises."""
+    """Cut the link and release thread and process; never raises. Once begun it is carried out, even if
+    whoever waits for it is cancelled (again)."""
     session.link.abort()
-    with suppress(Exception):
-        await asyncio.get_running_loop().run_in_executor(session.thread, session.link.close)
-    session.thread.shutdown(wait=False, cancel_futures=True)
+    closed = session.thread.submit(session.link.close)
+    session.thread.shutdown(wait=False)
+    await asyncio.wait([asyncio.wrap_future(closed)], timeout=_GIVE_UP_S)
