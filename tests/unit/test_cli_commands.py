@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import types
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from typing import Any
 import click
 import pytest
 
+from tandem_agent.backups import BackupInfo
 from tandem_agent.cli import app
+from tandem_agent.cli.backups import find_backup
 from tandem_agent.config import Config, load_config
-from tandem_protocol.errors import Busy
+from tandem_protocol.errors import Busy, Missing, Usage
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -66,6 +68,11 @@ class Core:
         self.configs.append(config)
         yield "the agent"
 
+    @contextlib.contextmanager
+    def open_state(self, config: Config) -> Iterator[str]:
+        self.configs.append(config)
+        yield "the state"
+
     def use_case(self, name: str) -> Callable[..., Any]:
         async def run(*arguments: Any, **named: Any) -> Any:
             self.calls.append((name, arguments, named))
@@ -78,16 +85,21 @@ class Core:
 
 
 @pytest.fixture
-def core(monkeypatch: pytest.MonkeyPatch) -> Core:
+def core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Core:
     """The core replaced by a recorder; no terminal; the passphrase in the environment."""
     core = Core()
     fakes = {
-        "wiring": {"open_agent": core.open_agent},
+        "wiring": {"open_agent": core.open_agent, "open_state": core.open_state},
         "backup": {"backup": core.use_case("backup")},
         "resync": {"sync": core.use_case("sync")},
         "init": {"init_repository": core.use_case("init")},
         "tiers.status": {"tiers_status": core.use_case("tiers")},
-        "keyslots": {f"key_{verb}": core.use_case(f"key {verb}") for verb in ("add", "list", "remove")},
+        "keyslots": {
+            "key_add": core.use_case("key add"),
+            "key_remove": core.use_case("key remove"),
+            "key_list": lambda _state: core.answers["key list"],
+        },
+        "backups": {"list_backups": lambda _state: core.answers["backups"]},
     }
     for name, contents in fakes.items():
         module = types.ModuleType(f"tandem_agent.{name}")
@@ -96,6 +108,7 @@ def core(monkeypatch: pytest.MonkeyPatch) -> Core:
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setenv("TANDEM_PASSPHRASE", PASSPHRASE)
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user-state"))
     return core
 
 
@@ -255,7 +268,7 @@ def test_backup_hands_on_its_arguments(core: Core, config: Path, tmp_path: Path)
     )
     ((_, arguments, named),) = core.calls
     assert arguments == ("the agent", [bytes(tmp_path / "data")])
-    assert (named["wait_s"], named["require"]) == (1.5, 1)
+    assert named["wait_s"] == 1.5
     assert core.configs[0].exclude == ("*.tmp", "*.o")
     assert core.configs[0].one_file_system
 
@@ -493,16 +506,16 @@ class TestHostKeys:
 
 @dataclass
 class Key:
-    id: bytes
+    id: str
     kind: str
     label: str
-    created: str
+    created: int
 
 
 def test_keys_show_no_secret(
     core: Core, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    key = Key(b"\x12" * 32, "passphrase", "in the safe", "2026-11-22")
+    key = Key("12" * 32, "passphrase", "in the safe", 1_795_000_000)
     core.answers |= {"key add": key, "key list": [key], "key remove": key}
     (tmp_path / "new").write_text("another secret\n")
     for words in (
@@ -518,3 +531,60 @@ def test_keys_show_no_secret(
         assert secret not in out + err
     assert core.calls[0][1] == ("the agent", PASSPHRASE, "another secret", "in the safe")
     assert core.calls[-1][1] == ("the agent", PASSPHRASE, "1212")
+
+
+def test_backups_json_has_the_fields_of_the_contract(
+    core: Core, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    core.answers["backups"] = [made("26112101", 2), made("261122**", 3, status="failed", error="disk gone")]
+    assert app.run(["backups", "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    contract = {"id", "name", "revision", "trigger", "started", "ended", "by", "status", "error", "area"}
+    assert first.keys() >= contract | {"files", "bytes", "tiers"}
+    assert (first["id"], first["bytes"], first["tiers"]) == ("02" * 16, 2_000, ["vault"])
+    assert second["error"] == "disk gone"
+    assert app.run(["backups"]) == 0
+    assert "261122**" in capsys.readouterr().out
+    assert app.run(["backups", "show", "26112101", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert app.run(["backups", "show", "26112109"]) == 1
+    assert "there is no backup 26112109" in capsys.readouterr().err
+
+
+def test_how_a_backup_is_named() -> None:
+    backups = [
+        made("26112101", 2),
+        made("26112102", 5, status="partial"),
+        made("261122**", 7, status="failed"),
+        made("261122**", 8, status="failed"),
+    ]
+    assert find_backup(backups, "latest") is backups[1]
+    assert find_backup(backups, "26112101") is backups[0]
+    assert find_backup(backups, "05050505") is backups[1]
+    with pytest.raises(Missing):
+        find_backup(backups, "0505")
+    with pytest.raises(Usage, match=r"2 backups are called 261122\*\*"):
+        find_backup(backups, "261122**")
+    with pytest.raises(Missing, match="there is no backup yet"):
+        find_backup(backups[2:], "latest")
+
+
+def made(name: str, revision: int, **fields: Any) -> BackupInfo:
+    """A backup of that name, on the vault."""
+    common: dict[str, Any] = {
+        "id": bytes([revision]) * 16,
+        "name": name,
+        "revision": revision,
+        "trigger": "manual",
+        "started": "2026-11-21T20:00:00+01:00",
+        "ended": "2026-11-21T20:01:00+01:00",
+        "by": "branch7",
+        "status": "complete",
+        "error": "",
+        "area": "recent",
+        "files": 3,
+        "bytes": 2_000,
+        "snapshot": bytes(32),
+        "tiers": ["vault"],
+    }
+    return BackupInfo(**(common | fields))

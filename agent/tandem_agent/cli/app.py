@@ -19,7 +19,7 @@ _COMMANDS = {
     "ls": ".ls:ls",
     "restore": ".restore:restore",
     "tiers": ".tiers:tiers",
-    "sync": ".sync:sync",
+    "sync": ".tiers:sync",
     "key": ".key:key",
 }
 

@@ -62,7 +62,7 @@ def backup(
     )
     folders = checked_sources(sources) if sources else configured_sources(config.sources)
     needed = _needed(require, config)
-    result = run_async(_backup(settings, config, folders, wait, needed))
+    result = run_async(_backup(settings, config, folders, wait))
     if settings.json:
         output.emit_json(result)
     else:
@@ -80,7 +80,7 @@ def _needed(require: str | None, config: Config) -> int | None:
 
 
 async def _backup(
-    settings: Settings, config: Config, sources: list[bytes], wait: float | None, require: int | None
+    settings: Settings, config: Config, sources: list[bytes], wait: float | None
 ) -> BackupResult:
     from ..backup import backup as run_backup
     from ..progress import Progress
@@ -90,7 +90,7 @@ async def _backup(
     progress = Progress()
     async with open_agent(config, settings.passphrase(config)) as agent:
         with live(progress, enabled=not settings.quiet):
-            return await run_backup(agent, sources, wait_s=wait, require=require, progress=progress)
+            return await run_backup(agent, sources, wait_s=wait, progress=progress)
 
 
 def _exit_code(result: BackupResult, needed: int | None) -> int:

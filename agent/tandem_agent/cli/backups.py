@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from tandem_protocol.errors import Missing, Usage
 
 from . import output
-from .common import Settings, common_options, run_async
+from .common import Settings, common_options
+
+if TYPE_CHECKING:
+    from ..backups import BackupInfo
 
 
 @click.group(
@@ -31,11 +35,11 @@ def backups(ctx: click.Context) -> int:
             [
                 b.name,
                 b.status,
-                output.shown(b.started or ""),
-                output.number(b.files or 0),
-                output.size(b.bytes or 0),
+                output.shown(b.started),
+                output.number(b.files),
+                output.size(b.bytes),
                 ", ".join(b.tiers) or "no tier",
-                output.shown(b.error or ""),
+                output.shown(b.error),
             ]
             for b in found
         ]
@@ -63,7 +67,7 @@ def backups_show(settings: Settings, backup_id: str) -> int:
     return 0
 
 
-def find_backup(backups: list[Any], wanted: str) -> Any:
+def find_backup(backups: Sequence[BackupInfo], wanted: str) -> BackupInfo:
     """The one backup called ``wanted``: its name, "latest" (the newest that did not fail), or the start
     (8 hex digits or more) of its id. `Missing` or `Usage` otherwise."""
     if wanted == "latest":
@@ -83,14 +87,9 @@ def find_backup(backups: list[Any], wanted: str) -> Any:
     return found[0]
 
 
-def _read(settings: Settings) -> list[Any]:
-    config = settings.load()
+def _read(settings: Settings) -> list[BackupInfo]:
+    from ..backups import list_backups
+    from ..wiring import open_state
 
-    async def run() -> list[Any]:
-        from ..backups import list_backups
-        from ..wiring import open_agent
-
-        async with open_agent(config, settings.passphrase(config)) as agent:
-            return list(list_backups(agent))
-
-    return run_async(run())
+    with open_state(settings.load()) as state:
+        return list_backups(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -94,6 +95,8 @@ def common_options(function: F) -> F:
 def run_async(main: Coroutine[Any, Any, T]) -> T:
     """Run ``main`` to its end. SIGINT, SIGTERM and SIGHUP cancel it; `StopRequestedError` is raised when it
     has cleaned up. A second signal ends the process at once (what is written is safe at every moment)."""
+    # Libraries log what their callers are told anyway; without a handler Python would print it.
+    logging.getLogger().addHandler(logging.NullHandler())
     with asyncio.Runner() as runner:
         return runner.run(_stoppable(main))
 

@@ -68,7 +68,7 @@ def _rank(code: int) -> int:
 def _unexpected(error: BaseException, settings: Settings) -> tuple[int, str, str]:
     import sqlite3
 
-    if isinstance(error, sqlite3.OperationalError | sqlite3.DatabaseError):
+    if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError):  # the others are misuse
         what = f"local state{_at(settings.state_dir)}: {error}"
         return FAILED, printable(what), "make sure its disk has room, works and may be written"
     if isinstance(error, OSError) and error.strerror:

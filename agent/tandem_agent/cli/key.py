@@ -60,7 +60,7 @@ def key_add(settings: Settings, label: str, new_passphrase_file: str | None) -> 
     if settings.json:
         output.emit_json(added)
     else:
-        print(f"Added key {added.id.hex()[:16]}.")
+        print(f"Added key {added.id[:16]}.")
     return 0
 
 
@@ -70,20 +70,25 @@ def key_add(settings: Settings, label: str, new_passphrase_file: str | None) -> 
 def key_list(settings: Settings) -> int:
     """List the keys: their ids, kinds and labels. Secrets are never shown."""
 
-    async def read(agent: Agent) -> Any:
-        from ..keyslots import key_list as run
+    from ..keyslots import key_list as read
+    from ..wiring import open_state
 
-        return await run(agent)
-
-    keys = _with_agent(settings, read)
+    with open_state(settings.load()) as state:
+        keys = read(state)
     if settings.json:
         output.emit_json(keys)
     else:
         output.emit_table(
             ["ID", "KIND", "CREATED", "LABEL"],
-            [[k.id.hex()[:16], str(k.kind), str(k.created), output.shown(k.label)] for k in keys],
+            [[k.id[:16], str(k.kind), _day(k.created), output.shown(k.label)] for k in keys],
         )
     return 0
+
+
+def _day(seconds: int) -> str:
+    import time
+
+    return time.strftime("%Y-%m-%d", time.localtime(seconds))
 
 
 @key.command("remove", epilog="\b\nExample:\n  tandem key remove 3f9a6c0d")
@@ -104,7 +109,5 @@ def key_remove(settings: Settings, key_id: str) -> int:
     if settings.json:
         output.emit_json(removed)
     else:
-        print(
-            f"Removed key {removed.id.hex()[:16]}. Whoever copied it before can still read what is there now."
-        )
+        print(f"Removed key {removed.id[:16]}. Whoever copied it before can still read what is there now.")
     return 0

@@ -155,7 +155,8 @@ class Planner:
             return
         for entry in entries:
             owner = self._owners.of(entry, users, groups)
-            group = (entry[9] or {}).get("l")
+            linked = (entry[9] or {}).get("l")
+            group = None if linked is None else (linked[0], linked[1])
             if group is not None and group in self._firsts:
                 self._link(self._firsts[group], Node(spot, entry, owner))
             elif entry[0] == FILE:

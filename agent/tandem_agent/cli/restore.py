@@ -1,0 +1,110 @@
+"""`tandem restore`: get files back from a backup."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tandem_protocol.errors import Missing
+
+from . import output
+from .backups import find_backup
+from .common import Settings, common_options, run_async
+from .reading import open_view, reading_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..engine.deliver import Lost
+    from ..restore import RestoreResult
+
+
+@click.command(
+    epilog="\b\nExample:\n  tandem restore latest --to /tmp/back\n"
+    "  tandem restore 26112201 --to /tmp/back /srv/data/reports\n"
+    "  tandem restore latest --to /mnt/new --from sftp://branch7@backup.example.net/tandem"
+)
+@click.argument("backup_id", metavar="ID")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option(
+    "--to", "target", required=True, metavar="DIR", help="Where: /srv/data comes to be DIR/srv/data."
+)
+@click.option("--overwrite", is_flag=True, help="Replace files that exist there and differ.")
+@click.option("--owners-by-name", is_flag=True, help="Give files to users of the same name, not number.")
+@reading_options
+@common_options
+@click.pass_obj
+def restore(
+    settings: Settings,
+    /,
+    backup_id: str,
+    paths: tuple[str, ...],
+    target: str,
+    overwrite: bool,
+    owners_by_name: bool,
+    **where: Any,
+) -> int:
+    """Restore PATH (else everything) of the backup ID, which may be a name, `latest` or the start of an id.
+
+    Blocks come from the first tier that has them good. Existing files are left alone unless --overwrite is
+    given. Interrupted, run it again: what is complete is kept.
+    """
+    options = {
+        "paths": [absolute_path(path) for path in paths],
+        "overwrite": overwrite,
+        "owners_by_name": owners_by_name,
+    }
+    result = run_async(_restore(settings, backup_id, os.path.abspath(target), options, where))
+    if settings.json:
+        fields = output.plain(result)
+        fields |= {name: [str(lost) for lost in getattr(result, name)] for name in ("damaged", "away")}
+        output.emit_json(fields)
+    else:
+        _show(result, target)
+    _tell_lost(result.damaged, "good on no tier and not restored", "look in an older backup")
+    _tell_lost(result.away, "not restored, a tier is away", "run it again when it is back")
+    return result.exit_code
+
+
+def absolute_path(path: str) -> bytes:
+    """A path inside a backup as typed: absolute, as it was on the machine that was backed up."""
+    return os.path.normpath(os.path.join(b"/", os.fsencode(path)))
+
+
+async def _restore(
+    settings: Settings, wanted: str, target: str, options: dict[str, Any], where: dict[str, Any]
+) -> RestoreResult:
+    from ..progress import Progress
+    from ..restore import restore as run_restore
+    from .progress import live
+
+    async with open_view(settings, where) as view:
+        backup = find_backup(view.backups, wanted)
+        if backup.snapshot is None:
+            raise Missing(
+                f"the backup {backup.name} failed and holds nothing", "see 'tandem backups' for others"
+            )
+        progress = Progress()
+        with live(progress, enabled=not settings.quiet):
+            return await run_restore(view, backup.snapshot, target, progress=progress, **options)
+
+
+def _show(result: RestoreResult, target: str) -> None:
+    output.warn_all(result.warnings)
+    kept = f", {output.number(result.kept)} kept from before" if result.kept else ""
+    print(
+        f"Restored {output.number(result.files)} files, {output.size(result.bytes)} to {output.shown(target)} "
+        f"in {output.duration(result.seconds)}{kept}"
+    )
+    for tier, count in result.read_from.items():
+        print(f"  {output.size(count)} read from {tier}")
+
+
+def _tell_lost(lost: Sequence[Lost], what: str, remedy: str, most: int = 20) -> None:
+    if not lost:
+        return
+    output.notice(f"tandem: {len(lost)} file(s) {what}: {remedy}")
+    for one in lost[:most]:
+        output.notice(f"  {output.shown(str(one))}")

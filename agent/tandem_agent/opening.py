@@ -1,0 +1,166 @@
+"""Opens the repository of a configuration for reading: `ls`, `restore`, `backups`.
+
+With local state, what is known there says which tier holds what, and each tier is connected to only when it is
+asked for something. Without, one tier is read as it stands, with the passphrase alone. Nothing is written to a
+tier, nothing is claimed or judged: a second installation may read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from tandem_agent.backups import list_backups
+from tandem_agent.config import Config, TierConfig
+from tandem_agent.reading import NamedStore, Objects, RepositoryView, open_index, open_store
+from tandem_agent.state import State, TierRow
+from tandem_agent.wiring import (
+    cache_dir,
+    make_retrying,
+    open_any_slot,
+    open_state,
+    process_lock,
+    unlock,
+)
+from tandem_protocol.errors import Busy, Corrupt, Missing, NoTierReachable, Refused, TandemError, Unavailable
+from tandem_protocol.identity import MAX_SIZE, decode_identity
+from tandem_protocol.names import IDENTITY
+from tandem_protocol.planning import TierFacts
+from tandem_protocol.store import Store
+from tandem_protocol.verdict import State as TierState
+
+READ_ATTEMPTS = 3
+"""Where another tier can answer instead, a dead link is not retried for long."""
+
+
+@asynccontextmanager
+async def open_reader(
+    config: Config, passphrase: Callable[[], str], only: str | None = None
+) -> AsyncIterator[RepositoryView]:
+    """The repository as local state and the configured tiers (or ``only`` one) show it; where there is no
+    local state, as the first tier that can be read shows it."""
+    tiers = [tier for tier in config.tiers if only in (None, tier.name)]
+    async with AsyncExitStack() as stack:
+        if _has_state(config):
+            yield await stack.enter_async_context(_from_state(config, tiers, passphrase))
+        else:
+            yield await _from_first(config, tiers, passphrase, stack)
+
+
+@asynccontextmanager
+async def open_place(config: Config, passphrase: Callable[[], str]) -> AsyncIterator[RepositoryView]:
+    """The repository as the one tier of ``config`` shows it, whatever local state there is."""
+    async with AsyncExitStack() as stack:
+        yield await _from_first(config, list(config.tiers), passphrase, stack)
+
+
+def _has_state(config: Config) -> bool:
+    try:
+        with open_state(config) as state:
+            return state.setup() is not None
+    except TandemError as fault:
+        if fault.exit_code == 2:  # before init
+            return False
+        raise
+
+
+async def _from_first(
+    config: Config, tiers: list[TierConfig], passphrase: Callable[[], str], stack: AsyncExitStack
+) -> RepositoryView:
+    last: TandemError = NoTierReachable("no tier is configured", "name one with --from URL")
+    for tier in tiers:
+        store = make_retrying(config, tier, attempts=READ_ATTEMPTS if len(tiers) > 1 else None)
+        opened = open_store(tier.name, store, lambda slots: open_any_slot(slots, passphrase()))
+        try:
+            return await stack.enter_async_context(opened)
+        except (Unavailable, Missing, Corrupt) as fault:
+            last = fault
+    raise last
+
+
+@asynccontextmanager
+async def _from_state(
+    config: Config, tiers: list[TierConfig], passphrase: Callable[[], str]
+) -> AsyncIterator[RepositoryView]:
+    with open_state(config) as state:
+        ring = unlock(config, state, passphrase)
+        live, backups = state.live(), list_backups(state)
+        rows = {row.name: row for row in state.tiers()}
+        links = [
+            _Link(config, tier, row, _holder(state, row, live), len(tiers))
+            for tier, row in ((tier, _row(rows, tier)) for tier in tiers)
+        ]
+    named = [link.named for link in links]
+    folder = tempfile.mkdtemp(prefix="tandem-index-")
+    try:
+        try:
+            with process_lock(config):
+                index, notices = await open_index(os.path.join(cache_dir(config), "index"), ring, live, named)
+        except Busy:  # a backup is at work on that index: a passing one of our own
+            index, notices = await open_index(folder, ring, live, named)
+        try:
+            yield RepositoryView(ring, live, backups, named, index, notices)
+        finally:
+            index.close()
+    finally:
+        await asyncio.gather(*(link.close() for link in links))
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _row(rows: dict[str, TierRow], tier: TierConfig) -> TierRow:
+    if tier.name not in rows:
+        raise Refused(f"the repository has no tier called {tier.name}", f"it has {', '.join(rows)}")
+    return rows[tier.name]
+
+
+def _holder(state: State, row: TierRow, live: Objects) -> Callable[[bytes], bool]:
+    """Whether a tier is known to hold an object. One that must be compared again may still have it, and
+    every block is verified, so there it is asked."""
+    missing, lacking = frozenset(state.missing(row.id)), frozenset(state.lacking(row.id))
+    facts = TierFacts(row.id, TierState.LAGGING, False, missing, lacking)
+    return lambda name: name in live and facts.holds_last(live[name])
+
+
+class _Link:
+    """One tier, connected to when first asked; the identity says whether it is the right place."""
+
+    def __init__(
+        self, config: Config, tier: TierConfig, row: TierRow, has: Callable[[bytes], bool], of: int
+    ) -> None:
+        self._row = row
+        self._store = make_retrying(config, tier, attempts=READ_ATTEMPTS if of > 1 else None)
+        self._store.on_session = self._check
+        self.named = NamedStore(tier.name, self._store, has, self._once())
+
+    def _once(self) -> Callable[[], Awaitable[None]]:
+        lock, done = asyncio.Lock(), False
+
+        async def connect() -> None:
+            nonlocal done
+            async with lock:
+                if not done:
+                    await self._store.open()
+                    await self._check(self._store)
+                    done = True
+
+        return connect
+
+    async def _check(self, store: Store) -> None:
+        name = self._row.name
+        try:
+            found = decode_identity(await store.read(IDENTITY, 0, MAX_SIZE + 1))
+        except Missing:
+            raise Missing(
+                f"tier {name}: there is no repository in its folder", "is its disk or share mounted?"
+            ) from None
+        except Corrupt:
+            return  # every block is verified anyway
+        if found != self._row.identity:
+            raise Missing(f"tier {name}: another disk or repository is there", "connect the right one")
+
+    async def close(self) -> None:
+        await self._store.close()
