@@ -119,13 +119,21 @@ def _make_agent_key(config: Config) -> bytes:
     """A new agent key file (0600), durable before a slot for it is made."""
     path = agent_key_path(config)
     key = os.urandom(32)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, key)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    _write_durably(path, key)
     return key
+
+
+def _write_durably(path: str, data: bytes, append: bool = False) -> None:
+    """Write a small private file so that it and its name survive a power cut."""
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with open(path, "ab" if append else "wb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 async def _check_free(config: Config, tier: TierConfig) -> None:
@@ -217,9 +225,4 @@ async def _pin_host_key(config: Config, tier: TierConfig, confirm: Confirm) -> N
             f"tier {tier.name}: the server's host key was not confirmed", "ask the server's owner for it"
         )
     lines = "".join(f"{host_alias(tier.place)} {key.line.split(' ', 1)[1]}\n" for key in keys)
-    fd = os.open(config.known_hosts_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, lines.encode())
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    _write_durably(config.known_hosts_path, lines.encode(), append=True)

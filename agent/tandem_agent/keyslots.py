@@ -46,11 +46,14 @@ async def key_add(
     data = passphrase_slot(ring, new_passphrase, label, created=int(time.time()))
     name = object_name(data)
 
+    # Kept here first: a slot that is not live is not used, and one that is must not be missing.
+    agent.state.put_key_slot(name, data)
+
     async def fill(revision: Revision) -> tuple[Removal, ...]:
         await revision.add(ObjectType.KEY, data)
         return ()
 
-    await _revise(agent, fill, wait_s, lambda: agent.state.put_key_slot(name, data))
+    await _revise(agent, fill, wait_s)
     return next(slot for slot in key_list(agent.state) if slot.id == name.hex())
 
 
@@ -74,17 +77,15 @@ async def key_remove(agent: Agent, passphrase: str, wanted: str, wait_s: float |
     async def fill(_revision: Revision) -> tuple[Removal, ...]:
         return (Removal(ObjectType.KEY, name),)
 
-    await _revise(agent, fill, wait_s, lambda: agent.state.drop_key_slot(name))
+    await _revise(agent, fill, wait_s)
+    agent.state.drop_key_slot(name)
     return slot
 
 
 async def _revise(
-    agent: Agent,
-    fill: Callable[[Revision], Awaitable[tuple[Removal, ...]]],
-    wait_s: float | None,
-    done: Callable[[], None],
+    agent: Agent, fill: Callable[[Revision], Awaitable[tuple[Removal, ...]]], wait_s: float | None
 ) -> None:
-    """One revision of kind key; ``done`` changes the local copies once it is decided and confirmed."""
+    """One revision of kind key: what ``fill`` adds, and removes."""
     targets = await reachable_targets(agent.tiers, wait_s)
     revision = await Revision.begin(agent.tiers, targets, Progress())
     try:
@@ -93,6 +94,5 @@ async def _revise(
     except BaseException as fault:
         await revision.abort(str(fault) or type(fault).__name__)
         raise
-    done()
     if not confirmed:
         raise NoTierReachable("no tier holds the change yet", "run tandem sync when one can be reached")

@@ -405,8 +405,10 @@ class State:
         return row is not None
 
     def key_slots(self) -> dict[bytes, bytes]:
-        """This installation's copy of every live key slot, by object name."""
-        return dict(self._db.execute("SELECT name, data FROM keyslots").fetchall())
+        """This installation's copy of every live key slot, by object name; before init, of those to come."""
+        slots = dict(self._db.execute("SELECT name, data FROM keyslots").fetchall())
+        live = self.live_of(ObjectType.KEY)
+        return {name: data for name, data in slots.items() if name in live or not live}
 
     def put_key_slot(self, name: bytes, data: bytes) -> None:
         with self._transaction():

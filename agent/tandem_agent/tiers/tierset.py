@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterable
 
-from tandem_agent.state import State
+from tandem_agent.state import State, now_text
 from tandem_agent.tiers.tier import Tier
 from tandem_protocol.errors import SecondInstallation, TandemError
 from tandem_protocol.keys import KeyRing
@@ -108,7 +108,7 @@ class TierSet:
         assert intent is not None and not intent.decided and setup is not None
         backup = dict(intent.backup)
         if backup:
-            backup |= {"status": "failed", "error": reason}
+            backup |= {"status": "failed", "error": reason, "ended": now_text()}
         draft = RecordDraft(
             intent.number, intent.nonce, Kind.ABORTED, intent.parents, {"reason": reason, "backup": backup}
         )
