@@ -1,8 +1,7 @@
-"""Reading a repository: its keys, backups, tiers and the index of where every block is.
+"""Reading a repository: what a reader needs of it, and the index of where every block is.
 
-With local state, from that and the tiers as they can be reached; without (``--from URL``), from one store
-and the passphrase alone. Nothing is written to a tier, nothing is claimed, and no lock is held while data is
-read, so a long restore keeps no backup waiting.
+Also opens one from a single store and the passphrase alone (``--from URL``); with local state, that is done in
+``opening``. Nothing is written to a tier and nothing is claimed.
 """
 
 from __future__ import annotations
@@ -16,25 +15,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from tandem_agent import wiring
-from tandem_agent.backups import BackupInfo, info_of, list_backups
-from tandem_agent.config import Config, TierConfig
+from tandem_agent.backups import BackupInfo, info_of
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.engine.fetch import Fetcher, NamedStore
-from tandem_agent.state import State, TierRow
-from tandem_agent.tiers.tier import Tier
 from tandem_protocol.browse import StoredHistory, history_from_store
-from tandem_protocol.errors import Busy, Corrupt, Missing, Refused, TandemError, Unavailable, Usage
+from tandem_protocol.errors import Corrupt, Missing, TandemError
 from tandem_protocol.history import LiveObject
-from tandem_protocol.identity import MAX_SIZE, decode_identity
 from tandem_protocol.index import PackEntry, decode_segment
 from tandem_protocol.keys import KeyRing, check_ring_matches
-from tandem_protocol.names import IDENTITY, ObjectType, object_folders, parse_object_name
+from tandem_protocol.names import ObjectType, object_folders, parse_object_name
 from tandem_protocol.pack import read_trailer, trailer_span
 from tandem_protocol.revision import Kind, Record, open_details
 from tandem_protocol.store import Store
 
-__all__ = ["NamedStore", "RepositoryView", "open_index", "open_local", "open_store", "update_index"]
+__all__ = ["NamedStore", "RepositoryView", "open_index", "open_store", "update_index"]
 
 _AT_ONCE = 4
 _TAIL = 64 * 1024
@@ -196,102 +190,6 @@ async def open_store(
         await store.close()
         with contextlib.suppress(OSError):
             await asyncio.to_thread(shutil.rmtree, folder)
-
-
-@asynccontextmanager
-async def open_local(
-    config: Config, passphrase: Callable[[], str], only: str | None = None
-) -> AsyncIterator[RepositoryView]:
-    """The repository of this configuration: what is known from local state, data from the tiers in configured
-    order (``only``: from that tier alone), each of which is contacted when it is first asked. Raises `Usage`
-    before init and for an unknown tier."""
-    with wiring.open_state(config) as state:
-        ring = wiring.unlock(config, state, passphrase)
-        live = state.live()
-        links = [
-            _Link(config, tier, row, state, ring)
-            for tier in config.tiers
-            for row in state.tiers()
-            if row.name == tier.name and only in (None, tier.name)
-        ]
-        if not links:
-            known = ", ".join(row.name for row in state.tiers())
-            raise Usage(f"there is no tier called {only}", f"there are {known}")
-        patience = config.patience_seconds if len(links) > 1 else None
-        tiers = [link.named(live, patience) for link in links]
-        try:
-            async with _local_index(config, ring, live, tiers) as (index, notices):
-                yield RepositoryView(ring, live, list_backups(state), tiers, index, notices)
-        finally:
-            await asyncio.gather(*(link.store.close() for link in links))
-
-
-@asynccontextmanager
-async def _local_index(
-    config: Config, ring: KeyRing, live: Objects, tiers: Sequence[NamedStore]
-) -> AsyncIterator[tuple[BlobIndex, list[str]]]:
-    """The kept index, brought up to date under the lock, which is then released: the files behind an open
-    index stay as they are. While another process has the lock, an index of our own for this time."""
-    folder = ""
-    try:
-        with wiring.process_lock(config):
-            opened = await open_index(os.path.join(wiring.cache_dir(config), "index"), ring, live, tiers)
-    except (Busy, OSError):
-        folder = tempfile.mkdtemp(prefix="tandem-index-")
-        opened = await open_index(os.path.join(folder, "index"), ring, live, tiers)
-    try:
-        yield opened
-    finally:
-        opened[0].close()
-        if folder:
-            with contextlib.suppress(OSError):
-                await asyncio.to_thread(shutil.rmtree, folder)
-
-
-class _Link:
-    """A configured tier for reading: connected once, when first asked, and only if it is the right one."""
-
-    def __init__(self, config: Config, tier: TierConfig, row: TierRow, state: State, ring: KeyRing) -> None:
-        self.store = wiring.make_retrying(config, tier)
-        self.store.on_session = self._check
-        self._row, self._repository = row, ring.repository_id
-        self._facts = Tier(row, tier.url, self.store, state, ring).facts()
-        self._patience: float | None = None
-        self._connecting: asyncio.Task[None] | None = None
-
-    def named(self, live: Objects, patience: float | None) -> NamedStore:
-        """``patience``: seconds for the first contact (None: as long as its attempts take)."""
-        self._patience = patience
-
-        def has(name: bytes) -> bool:
-            return name in live and self._facts.holds_last(live[name])
-
-        return NamedStore(self._row.name, self.store, has, self._connect)
-
-    async def _connect(self) -> None:
-        if self._connecting is None:
-            self._connecting = asyncio.create_task(self._open())
-        await asyncio.shield(self._connecting)
-
-    async def _open(self) -> None:
-        try:
-            async with asyncio.timeout(self._patience):
-                await self.store.open()
-                await self._check(self.store)
-        except TimeoutError:
-            reason = self.store.last_fault or "no answer"
-            raise Unavailable(f"tier {self._row.name} is not reachable: {reason}") from None
-
-    async def _check(self, store: Store) -> None:
-        """A folder that is not mounted, or a disk of another repository, must not look like one that lost
-        everything."""
-        try:
-            found = decode_identity(await store.read(IDENTITY, 0, MAX_SIZE + 1))
-        except (Missing, Corrupt) as error:
-            remedy = "is it mounted? `tandem tiers` shows its state"
-            raise Refused(f"tier {self._row.name} has no good identity file: {error.what}", remedy) from None
-        if (found.repository_id, found.tier_id) != (self._repository, self._row.id):
-            raise Refused(f"tier {self._row.name} is another one than it was", "check its address or disk")
 
 
 async def _with_listed(store: Store, history: StoredHistory) -> Objects:
