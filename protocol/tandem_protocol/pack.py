@@ -84,7 +84,7 @@ class SealedPack:
     frames: list[Frame]
     kind: DocType
     key_number: int
-    buffer: bytearray
+    buffer: bytearray | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class PackBuilder:
         repository_id: bytes,
         kind: DocType,
         capacity: int = DEFAULT_CAPACITY,
-        buffer: bytearray | None = None,
+        buffer: bytearray | memoryview | None = None,
         level: int = 1,
     ) -> None:
         if kind not in PACK_TYPES or not _TRAILER_FIXED < capacity <= MAX_PACK:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any
 
 import msgpack
 from blake3 import blake3
@@ -38,7 +39,7 @@ class BlobIndex:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._lock = threading.Lock()
         manifest = _read_manifest(f"{folder}/{_MANIFEST}")
-        self._segments: dict[bytes, list[int]] = {name: packs for name, packs in manifest["segments"]}
+        self._segments: dict[bytes, list[int]] = dict(manifest["segments"])
         self._next_run: int = manifest["next"]
         self._table = PackTable(folder, manifest["packs"], manifest["length"])
         self._runs: tuple[Run, ...] = tuple(Run(f"{folder}/{name}") for name in manifest["runs"])
@@ -181,7 +182,7 @@ class BlobIndex:
             self._runs = tuple(runs)
             self._delta = {}
 
-    def _new_run(self, groups: Iterator[bytes], count: int) -> Run:
+    def _new_run(self, groups: Iterable[bytes], count: int) -> Run:
         path = f"{self._folder}/run-{self._next_run}"
         self._next_run += 1
         write_run(path, groups, count)
@@ -221,7 +222,7 @@ def _replace(folder: str, name: str, data: bytes) -> None:
         os.close(fd)
 
 
-def _read_manifest(path: str) -> dict[str, object]:
+def _read_manifest(path: str) -> dict[str, Any]:
     empty = {"runs": [], "next": 1, "packs": 0, "length": 0, "segments": []}
     try:
         with open(path, "rb") as file:
@@ -231,7 +232,7 @@ def _read_manifest(path: str) -> dict[str, object]:
     body = data[_SUM:]
     if blake3(body).digest(length=_SUM) != data[:_SUM]:
         raise Corrupt("the blob index is damaged", "it is rebuilt from the tiers")
-    manifest: dict[str, object] = msgpack.unpackb(body)
+    manifest: dict[str, Any] = msgpack.unpackb(body)
     if manifest.get("version") != _VERSION:
         raise Corrupt("the blob index has another form", "it is rebuilt from the tiers")
     return manifest

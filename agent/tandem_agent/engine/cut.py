@@ -18,7 +18,9 @@ class Cutter:
 
     def __init__(self, gear_seed: int) -> None:
         """``gear_seed``: 64 bits from the key ring, because chunk lengths would be a fingerprint otherwise."""
-        self._cdc = FastCDC(AVERAGE_CHUNK, min_size=MIN_CHUNK, max_size=MAX_CHUNK, seed=gear_seed)
+        # The library doubles the seed in 64 bits and refuses one whose doubling overflows.
+        seed = gear_seed & (2**63 - 1)
+        self._cdc = FastCDC(AVERAGE_CHUNK, min_size=MIN_CHUNK, max_size=MAX_CHUNK, seed=seed)
 
     def lengths(self, view: memoryview, last: bool) -> list[int]:
         """Lengths of the chunks that begin at the start of ``view``.

@@ -44,6 +44,10 @@ class Pending:
     close = done
     """The scanner has announced the last chunk."""
 
+    def ready(self) -> bool:
+        """Whether all ids are there."""
+        return self._finished.is_set()
+
     def wait(self, seconds: float) -> bool:
         """Whether all ids are there, after at most ``seconds``."""
         return self._finished.wait(seconds)
@@ -70,12 +74,14 @@ class Enter:
 class Segment:
     """A stretch of the folder's names, in order. Either ``entries`` with the numbers of ``stats``
     (`filescache.STAT_FIELDS` each), or ``row``: a page of the last backup of which all names and stat fields are
-    the same, with ``folders`` subfolders. An entry of None could not be read."""
+    the same, with ``folders`` subfolders. An entry of None could not be read. ``pending``: contents that
+    entries wait for."""
 
     entries: list[Draft | None]
     stats: list[int]
     row: Row | None
     folders: int
+    pending: list[Pending]
 
 
 @dataclass(frozen=True, slots=True)

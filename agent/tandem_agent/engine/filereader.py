@@ -67,6 +67,7 @@ class FileReader:
         self._batch: SmallBatch | None = None
         self._chunks: ChunkBatch | None = None
         self._filled = 0
+        self._pending: list[Pending] = []
 
     def entry(self, folder: int, name: bytes, st: os.stat_result, path: bytes) -> Draft | None:
         """The entry of the regular file ``name`` in the open ``folder``; None, with a warning, if it cannot
@@ -197,6 +198,7 @@ class FileReader:
         whole = [(0, size)]
         extents = data_extents(fd, size, MAX_EXTENTS) if st.st_blocks * 512 < size else whole
         pending = Pending()
+        self._pending.append(pending)
         read = self._chunked(fd, extents, pending)
         pending.close()
         if extents == whole:
@@ -250,11 +252,14 @@ class FileReader:
         else:
             self._large_pool.give(batch.buffer)
 
-    def flush_chunks(self) -> None:
-        """Send the chunks that wait, since whoever waits for their ids would wait for ever."""
+    def flush_chunks(self) -> list[Pending]:
+        """Send the chunks that wait, since whoever waits for their ids would wait for ever. Gives the contents
+        begun since the last call."""
         if self._chunks is not None:
             batch, self._chunks = self._chunks, None
             self._send(batch)
+        pending, self._pending = self._pending, []
+        return pending
 
     def flush(self) -> None:
         """Send everything that waits."""

@@ -13,9 +13,8 @@ import contextlib
 import os
 import secrets
 import sqlite3
-import threading
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,6 +30,7 @@ STAT_FIELDS = 5
 
 _SCHEMA = 1
 _SUM = 16
+_WRITE_AT_ONCE = 256
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (owner BLOB NOT NULL, version INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS runs (run INTEGER PRIMARY KEY, revision INTEGER NOT NULL);
@@ -46,7 +46,8 @@ CREATE TABLE IF NOT EXISTS details (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 class Row:
     """One page of a folder. ``first`` is the first name it may hold (the first page's: empty).
 
-    ``digest`` is of everything in it, see `stats_digest`. ``children`` is `children_digest` of its subfolders' contents.
+    ``digest`` is of everything in it, see `stats_digest`. ``children`` is `children_digest` of its
+    subfolders' contents.
     """
 
     part: int
@@ -104,7 +105,7 @@ def children_digest(contents: Sequence[bytes]) -> bytes:
 
 
 class FilesCache:
-    """One backup uses it at a time: any thread reads, one writes, and what it writes is not read before `commit`.
+    """For one backup and one thread at a time. A folder's rows are read before they are replaced.
 
     What is written becomes durable with `commit` and is dropped by `discard`. No method raises for a
     damaged file: it reads as empty, and is made anew at the next open.
@@ -115,13 +116,12 @@ class FilesCache:
         self._path = path
         self._owner = owner
         self._broken = False
-        self._reading = threading.Lock()
-        self._reader: sqlite3.Connection | None = None
-        self._writer: sqlite3.Connection | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._new_pages: list[tuple[Any, ...]] = []
+        self._new_details: list[tuple[int, bytes]] = []
         self._revisions: dict[int, int] = {}
         self._run = secrets.randbits(62)
         self._next_detail = 0
-        self._dead: list[tuple[int]] = []
         for attempt in range(2):
             try:
                 self._open()
@@ -132,22 +132,25 @@ class FilesCache:
                 self._remove()
 
     def _open(self) -> None:
-        # A connection belongs to one thread at a time here; the library itself is built serialised.
-        self._writer = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        self._writer.execute("PRAGMA journal_mode=WAL")
-        self._writer.execute("PRAGMA synchronous=OFF")
-        self._writer.executescript(_TABLES)
-        found = self._writer.execute("SELECT owner, version FROM meta").fetchall()
-        if found != [(self._owner, _SCHEMA)]:
-            if found:
-                raise sqlite3.DatabaseError("a cache of another repository or form")
-            self._writer.execute("INSERT INTO meta VALUES (?, ?)", (self._owner, _SCHEMA))
-        self._revisions = dict(self._writer.execute("SELECT run, revision FROM runs"))
-        top = self._writer.execute("SELECT max(id) FROM details").fetchone()[0]
-        self._next_detail = (top or 0) + 1
-        self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        self._reader.execute("PRAGMA query_only=1")
-        self._writer.execute("BEGIN IMMEDIATE")
+        # It moves between threads, but only one uses it at a time.
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        self._connection = connection
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.executescript(_TABLES)
+        found = connection.execute("SELECT owner, version FROM meta").fetchall()
+        if not found:
+            connection.execute("INSERT INTO meta VALUES (?, ?)", (self._owner, _SCHEMA))
+        elif found != [(self._owner, _SCHEMA)]:
+            raise sqlite3.DatabaseError("a cache of another repository or form")
+        self._revisions = dict(connection.execute("SELECT run, revision FROM runs"))
+        self._next_detail = (connection.execute("SELECT max(id) FROM details").fetchone()[0] or 0) + 1
+        connection.execute("BEGIN IMMEDIATE")
+
+    def _sql(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise sqlite3.ProgrammingError("the cache is closed")
+        return self._connection
 
     def _remove(self) -> None:
         for end in ("", "-wal", "-shm", "-journal"):
@@ -169,18 +172,16 @@ class FilesCache:
 
     def rows(self, path: bytes) -> list[Row]:
         """The pages of a folder as they were before this backup, in order; none if any of them is damaged."""
-        with self._reading:
-            return self._try(lambda: self._rows(path), [])
+        return self._try(lambda: self._rows(path), [])
 
     def _rows(self, path: bytes) -> list[Row]:
-        assert self._reader is not None
-        found = self._reader.execute(
+        found = self._sql().execute(
             "SELECT part, run, first, digest, page, children, detail, checksum FROM pages"
             " WHERE path = ? ORDER BY part",
             (path,),
-        ).fetchall()
-        rows = []
-        for *fields, checksum in found:
+        )
+        rows: list[Row] = []
+        for *fields, checksum in found.fetchall():
             if checksum != _row_sum(path, fields) or fields[0] != len(rows):
                 return []
             rows.append(Row(*fields))
@@ -188,53 +189,56 @@ class FilesCache:
 
     def detail(self, row: Row) -> Detail | None:
         """What the row's page was made from, None if it is not there or damaged."""
-        with self._reading:
-            return self._try(lambda: self._detail(row), None)
+        return self._try(lambda: self._detail(row), None)
 
     def _detail(self, row: Row) -> Detail | None:
-        assert self._reader is not None
-        found = self._reader.execute("SELECT data FROM details WHERE id = ?", (row.detail,)).fetchone()
+        found = self._sql().execute("SELECT data FROM details WHERE id = ?", (row.detail,)).fetchone()
         return None if found is None else _decode_detail(row, found[0])
 
-    def replace(self, path: bytes, rows: Sequence[Row | NewRow]) -> None:
-        """The folder's pages from now on; those given as `Row` are kept as they are."""
-        self._try(lambda: self._replace(path, rows), None)
+    def replace(self, path: bytes, rows: Sequence[Row | NewRow], before: int) -> None:
+        """The folder's pages from now on; those given as `Row` are kept as they are. ``before``: how many
+        rows it had."""
+        self._try(lambda: self._replace(path, rows, before), None)
 
-    def _replace(self, path: bytes, rows: Sequence[Row | NewRow]) -> None:
-        assert self._writer is not None
-        kept = {row.detail for row in rows if isinstance(row, Row)}
-        old = self._writer.execute("SELECT detail FROM pages WHERE path = ?", (path,)).fetchall()
-        self._writer.execute("DELETE FROM pages WHERE path = ?", (path,))
-        self._drop_details(number for (number,) in old if number not in kept)
+    def _replace(self, path: bytes, rows: Sequence[Row | NewRow], before: int) -> None:
+        if before:
+            kept = {row.detail for row in rows if isinstance(row, Row)}
+            old = self._sql().execute("SELECT detail FROM pages WHERE path = ?", (path,)).fetchall()
+            self._sql().execute("DELETE FROM pages WHERE path = ?", (path,))
+            self._drop_details([number for number in old if number[0] not in kept])
         for part, row in enumerate(rows):
             if isinstance(row, Row):
                 fields: list[Any] = [part, row.run, row.first, row.digest, row.page, row.children, row.detail]
             else:
                 number = self._next_detail
                 self._next_detail += 1
-                data = _encode_detail(row)
-                self._writer.execute("INSERT INTO details VALUES (?, ?)", (number, data))
+                self._new_details.append((number, _encode_detail(row)))
                 fields = [part, self._run, row.first, row.digest, row.page, row.children, number]
-            self._writer.execute(
-                "INSERT INTO pages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (path, *fields, _row_sum(path, fields)),
-            )
+            self._new_pages.append((path, *fields, _row_sum(path, fields)))
+        if len(self._new_pages) >= _WRITE_AT_ONCE:
+            self._write()
+
+    def _write(self) -> None:
+        connection = self._sql()
+        connection.executemany("INSERT INTO details VALUES (?, ?)", self._new_details)
+        connection.executemany("INSERT INTO pages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._new_pages)
+        self._new_details, self._new_pages = [], []
 
     def forget(self, path: bytes) -> None:
         """Drop the folder ``path`` and everything below it: it is gone."""
         self._try(lambda: self._forget(path), None)
 
     def _forget(self, path: bytes) -> None:
-        assert self._writer is not None
         below = (path, path + b"/", path + b"0")  # "0" is the byte after "/"
-        where = "WHERE path = ? OR (path >= ? AND path < ?)"
-        old = self._writer.execute(f"SELECT detail FROM pages {where}", below).fetchall()  # noqa: S608 - constant
-        self._writer.execute(f"DELETE FROM pages {where}", below)  # noqa: S608 - constant
-        self._drop_details(number for (number,) in old)
+        old = self._sql().execute(
+            "SELECT detail FROM pages WHERE path = ? OR (path >= ? AND path < ?)", below
+        )
+        self._drop_details(old.fetchall())
+        self._sql().execute("DELETE FROM pages WHERE path = ? OR (path >= ? AND path < ?)", below)
 
-    def _drop_details(self, numbers: Iterator[int]) -> None:
-        assert self._writer is not None
-        self._writer.executemany("DELETE FROM details WHERE id = ?", ((number,) for number in numbers))
+    def _drop_details(self, numbers: Sequence[tuple[int]]) -> None:
+        if numbers:
+            self._sql().executemany("DELETE FROM details WHERE id = ?", numbers)
 
     def commit(self, revision: int) -> None:
         """The backup was acknowledged as ``revision``: keep what it wrote, and be ready for the next."""
@@ -244,30 +248,30 @@ class FilesCache:
             self._remove()
 
     def _commit(self, revision: int) -> None:
-        assert self._writer is not None
-        self._writer.execute("INSERT INTO runs VALUES (?, ?)", (self._run, revision))
-        self._writer.execute("DELETE FROM runs WHERE run NOT IN (SELECT DISTINCT run FROM pages)")
-        self._writer.execute("COMMIT")
-        self._revisions = dict(self._writer.execute("SELECT run, revision FROM runs"))
+        self._write()
+        connection = self._sql()
+        connection.execute("INSERT INTO runs VALUES (?, ?)", (self._run, revision))
+        connection.execute("DELETE FROM runs WHERE run NOT IN (SELECT run FROM pages)")
+        connection.execute("COMMIT")
+        self._revisions = dict(connection.execute("SELECT run, revision FROM runs"))
         self._run = secrets.randbits(62)
-        self._writer.execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN IMMEDIATE")
 
     def discard(self) -> None:
         """The backup did not become one: forget what it wrote."""
         self._try(self._discard, None)
 
     def _discard(self) -> None:
-        assert self._writer is not None
-        self._writer.execute("ROLLBACK")
-        self._writer.execute("BEGIN IMMEDIATE")
+        self._new_details, self._new_pages = [], []
+        self._sql().execute("ROLLBACK")
+        self._sql().execute("BEGIN IMMEDIATE")
 
     def close(self) -> None:
         """Release the file; what was not committed is dropped. Never raises."""
-        for connection in (self._reader, self._writer):
-            if connection is not None:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.close()
-        self._reader = self._writer = None
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+        self._connection = None
         self._broken = True
 
 

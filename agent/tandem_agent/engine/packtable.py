@@ -86,7 +86,8 @@ class PackTable:
     def frame(self, number: int, frame: int) -> Frame:
         """A frame of the pack, without ids and lengths of its blobs."""
         at = self._offsets[number] + _PACK.size + frame * _FRAME.size
-        return Frame(*_FRAME.unpack(os.pread(self._fd, _FRAME.size, at)), ids=b"", lengths=[])
+        offset, sealed, raw, codec, dictionary, frame_id = _FRAME.unpack(os.pread(self._fd, _FRAME.size, at))
+        return Frame(offset, sealed, raw, codec, dictionary, frame_id, b"", [])
 
     def sync(self) -> tuple[int, int]:
         """Make what was added durable; gives the count and length for the manifest."""

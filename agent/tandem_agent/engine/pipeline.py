@@ -1,5 +1,5 @@
-"""Runs a backup's data path: one scanner, several workers, one tree builder, each a thread; the caller's
-event loop takes the finished packs.
+"""Runs a backup's data path: a thread that scans, reads and builds the tree, several that compress and seal;
+the caller's event loop takes the finished packs.
 
 Batches of 1 to 8 MiB go from thread to thread over bounded channels, so memory is fixed, and a slow sink
 slows everything down instead of filling it. The first error of any thread stops all of them and is raised
@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from tandem_agent.engine.channel import Channel, Stopped
-from tandem_agent.engine.events import Event
 from tandem_agent.engine.filereader import CHUNK_BUFFER, SMALL_BUFFER, FileReader
 from tandem_agent.engine.filescache import FilesCache
 from tandem_agent.engine.packer import Batch, Packer, Pool, RunIds, SmallBatch
@@ -27,7 +26,6 @@ from tandem_protocol.envelope import DocType
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.pack import DEFAULT_CAPACITY, SealedPack
 
-_EVENTS = 256
 _JOIN_SECONDS = 1.0
 
 
@@ -90,15 +88,18 @@ class _Run:
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._running = 0
+        self._root = b""
         self._warnings = Warnings()
         self._counted = Counted()
         self._ids = RunIds(known)
         self._jobs: Channel[Batch] = Channel(2 * workers)
-        self._events: Channel[Event] = Channel(_EVENTS)
         self._pack_pool = Pool(DEFAULT_CAPACITY, workers + 2)
         self._small_pool = Pool(SMALL_BUFFER, 4 * workers + 2)
         self._large_pool = Pool(CHUNK_BUFFER, workers + 2)
         self._sources = source_tree(sources)
+        tree_packer = Packer(ring, DocType.TREE_PACK, self._pack_pool, self._post)
+        trees = TreeStore(ring, self._ids, tree_packer)
+        self._builder = TreeBuilder(trees, cache, self._warnings, lambda: self._stopped)
         reader = FileReader(
             ring, self._ids, self._jobs, self._small_pool, self._large_pool, self._warnings, self._counted
         )
@@ -109,19 +110,16 @@ class _Run:
             trusted,
             self._ids.has,
             reader,
-            self._events.put,
+            self._builder.offer,
             progress,
             self._warnings,
             self._counted,
             lambda: self._stopped,
         )
-        tree_packer = Packer(ring, DocType.TREE_PACK, self._pack_pool, self._deliver)
-        self._trees = TreeStore(ring, self._ids, tree_packer)
-        self._builder = TreeBuilder(self._trees, cache, self._warnings, lambda: self._stopped)
 
     async def work(self, sink: Callable[[SealedPack], Awaitable[None]]) -> PipelineResult:
         """Start the threads, feed ``sink``, and wait for the end."""
-        bodies = [self._scan, self._build, *[self._seal] * self._workers]
+        bodies = [self._scan, *[self._seal] * self._workers]
         threads = [threading.Thread(target=self._thread, args=(body,), daemon=True) for body in bodies]
         self._running = len(threads)
         for thread in threads:
@@ -142,7 +140,7 @@ class _Run:
         if self._error is not None:
             raise self._error
         stats = {**asdict(self._counted), "packs": packs, "blobs": blobs, "bytes_stored": stored}
-        return PipelineResult(self._builder.root, stats, self._warnings.lines())
+        return PipelineResult(self._root, stats, self._warnings.lines())
 
     # In threads
 
@@ -168,35 +166,26 @@ class _Run:
         except RuntimeError:  # the loop is closed: whoever ran this has gone
             self._stop()
 
-    def _deliver(self, pack: SealedPack) -> None:
-        self._post(pack)
-
     def _stop(self) -> None:
         self._stopped = True
         self._jobs.stop()
-        self._events.stop()
         for pool in (self._pack_pool, self._small_pool, self._large_pool):
             pool.stop()
 
     def _scan(self) -> None:
-        SourceWalk(self._scanner, self._events.put, self._warnings).run(self._sources)
+        SourceWalk(self._scanner, self._builder.offer, self._warnings).run(self._sources)
         self._reader.flush()
         self._jobs.end()
-        self._events.end()
+        self._root = self._builder.finish()
 
     def _seal(self) -> None:
-        packer = Packer(self._ring, DocType.DATA_PACK, self._pack_pool, self._deliver)
+        packer = Packer(self._ring, DocType.DATA_PACK, self._pack_pool, self._post)
         key = self._ring.content_id_key[1]
         while (batch := self._jobs.get()) is not None:
             batch.store(packer, self._ids, key)
             pool = self._small_pool if isinstance(batch, SmallBatch) else self._large_pool
             pool.give(batch.buffer)
         packer.finish()
-
-    def _build(self) -> None:
-        while (event := self._events.get()) is not None:
-            self._builder.take(event)
-        self._trees.finish()
 
 
 def _join(threads: Sequence[threading.Thread]) -> None:

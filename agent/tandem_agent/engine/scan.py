@@ -14,12 +14,12 @@ import stat
 import sys
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tandem_agent.engine.attributes import KINDS, extras_of
 from tandem_agent.engine.channel import Stopped
-from tandem_agent.engine.events import Draft, Enter, Event, Leave, Removed, Segment
+from tandem_agent.engine.events import Draft, Enter, Event, Leave, Pending, Removed, Segment
 from tandem_agent.engine.excludes import CACHE_TAG, CACHE_TAG_SIGNATURE, Excluder
 from tandem_agent.engine.filereader import FileReader
 from tandem_agent.engine.filescache import STAT_FIELDS, FilesCache, Row, stats_digest
@@ -137,7 +137,6 @@ class Scanner:
         if level.children:
             self._descend(stack, *level.children.pop())
         elif level.segment is not None:
-            self._reader.flush_chunks()
             self._emit(level.segment)
             level.segment = None
         else:
@@ -223,16 +222,15 @@ class Scanner:
             if st.st_mode & 0o170000 == 0o040000
         ]
         self._count(numbers, len(folders))
-        if row is not None and row.digest and row.digest == stats_digest(level.device, kept, numbers):
-            if self._believe(row):
-                folders.reverse()
-                level.children = folders
-                level.segment = Segment([], numbers, row, len(folders))
-                return
+        if row is not None and row.digest == stats_digest(level.device, kept, numbers) and self._believe(row):
+            folders.reverse()
+            level.children = folders
+            level.segment = Segment([], numbers, row, len(folders), [])
+            return
         entries = self._entries(level, kept, stats, numbers, row)
         folders.reverse()
         level.children = folders
-        level.segment = Segment(entries, numbers, None, len(folders))
+        level.segment = Segment(entries, numbers, None, len(folders), self._reader.flush_chunks())
 
     def _look(self, level: _Level, names: list[bytes]) -> tuple[list[bytes], list[os.stat_result], list[int]]:
         """lstat every name; gives names that are to be recorded, their stats, and the numbers that the
@@ -343,7 +341,7 @@ class Scanner:
     def _forget_gone(
         self,
         level: _Level,
-        old: dict[bytes, tuple[list[int], Draft]],
+        old: Mapping[bytes, tuple[list[int], Draft]],
         names: list[bytes],
         stats: list[os.stat_result],
     ) -> None:
@@ -351,6 +349,10 @@ class Scanner:
         for name, (_, entry) in old.items():
             if entry[0] == DIR and name not in now:
                 self._emit(Removed(join(level.path, name)))
+
+    def pending(self) -> list[Pending]:
+        """Contents begun since the last `Segment`, which the next one is to wait for."""
+        return self._reader.flush_chunks()
 
     # Entries without content of their own
 
@@ -368,9 +370,7 @@ class Scanner:
         """The entry of a source that is not a folder, in the open ``folder``."""
         if stat.S_ISREG(st.st_mode):
             self._count([0, st.st_size, 0, 0, st.st_mode], 0)
-            entry = self._reader.entry(folder, name, st, path)
-            self._reader.flush_chunks()
-            return entry
+            return self._reader.entry(folder, name, st, path)
         self._count([0, 0, 0, 0, st.st_mode], 0)
         return self.special(folder, name, st, path)
 

@@ -79,7 +79,9 @@ class SourceWalk:
             if entry is not None:
                 entries.append(entry)
         folders = sum(entry is not None and entry[8] is None for entry in entries)
-        self._emit(Segment(entries, [0] * (STAT_FIELDS * len(entries)), None, folders))
+        self._emit(
+            Segment(entries, [0] * (STAT_FIELDS * len(entries)), None, folders, self._scanner.pending())
+        )
         self._emit(Leave(gone=False))
 
     def _child(self, path: bytes, name: bytes, node: Node) -> Draft | None:

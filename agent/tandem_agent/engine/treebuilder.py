@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import cast
 
 from blake3 import blake3
 
@@ -37,6 +38,7 @@ from tandem_protocol.tree import DIR, MAX_IDS, Entry, PageBuilder
 _ID = 32
 _IDS_IN_BLOB = (1 << 20) // _ID
 _WAIT = 0.2
+_NAMES_WAITING = 20_000
 
 
 @lru_cache(maxsize=4096)
@@ -109,7 +111,7 @@ class _Folder:
     device: int
     reusable: bool
     before: int
-    builder: PageBuilder
+    builder: PageBuilder | None = None
     pages: list[bytes] = field(default_factory=list)
     rows: list[Row | NewRow] = field(default_factory=list)
     children: deque[Content | None] = field(default_factory=deque)
@@ -119,7 +121,8 @@ class _Folder:
 
 
 class TreeBuilder:
-    """Takes every event of one scan, in one thread."""
+    """Takes every event of one scan, in the scanner's thread: with one of its own, the two would spend more
+    time passing the interpreter to each other than working."""
 
     def __init__(
         self, store: TreeStore, cache: FilesCache, warnings: Warnings, stopping: Callable[[], bool]
@@ -129,16 +132,49 @@ class TreeBuilder:
         self._warnings = warnings
         self._stopping = stopping
         self._stack: list[_Folder] = []
-        self.root = b""
-        """Ids of the root's pages, once the last folder was left."""
+        self._queue: deque[Event] = deque()
+        self._names = 0
+        self._root = b""
 
-    def take(self, event: Event) -> None:
-        """The next event."""
+    def offer(self, event: Event) -> None:
+        """The next event. It is dealt with as soon as the contents that it and those before it wait for
+        are there; only when too many names wait does this wait too."""
+        self._queue.append(event)
+        if isinstance(event, Segment):
+            self._names += len(event.entries)
+        self._drain(_NAMES_WAITING)
+
+    def finish(self) -> bytes:
+        """Deal with what waits; gives the ids of the root's pages."""
+        self._drain(-1)
+        self._store.finish()
+        return self._root
+
+    def _drain(self, most: int) -> None:
+        while self._queue:
+            event = self._queue[0]
+            if isinstance(event, Segment):
+                if event.pending and not self._arrived(event.pending, self._names > most):
+                    return
+                self._names -= len(event.entries)
+            self._queue.popleft()
+            self._take(event)
+
+    def _arrived(self, pending: list[Pending], wait: bool) -> bool:
+        for content in pending:
+            while not content.ready():
+                if not wait:
+                    return False
+                if self._stopping():
+                    raise Stopped
+                content.wait(_WAIT)
+        return True
+
+    def _take(self, event: Event) -> None:
         if isinstance(event, Segment):
             self._segment(self._stack[-1], event)
         elif isinstance(event, Enter):
-            builder = PageBuilder(user_name, group_name)
-            self._stack.append(_Folder(event.path, event.device, event.reusable, event.rows, builder))
+            self._stack.append(_Folder(event.path, event.device, event.reusable, event.rows))
         elif isinstance(event, Leave):
             self._leave(event)
         elif isinstance(event, Removed):
@@ -146,7 +182,8 @@ class TreeBuilder:
 
     def _leave(self, event: Leave) -> None:
         folder = self._stack.pop()
-        self._page(folder, folder.builder.finish())
+        if folder.builder is not None:
+            self._page(folder, folder.builder.finish())
         self._keep(folder)
         content = self._store.content(folder.pages)
         if self._stack:
@@ -154,7 +191,7 @@ class TreeBuilder:
         elif content[1]:
             raise Refused("the root folder has too many names")
         else:
-            self.root = content[0]
+            self._root = content[0]
 
     def _keep(self, folder: _Folder) -> None:
         """Note the folder's pages for the next backup, unless they are the same as before."""
@@ -162,7 +199,7 @@ class TreeBuilder:
             isinstance(row, Row) and row.part == part for part, row in enumerate(folder.rows)
         )
         if folder.reusable and not same:
-            self._cache.replace(folder.path, folder.rows)
+            self._cache.replace(folder.path, folder.rows, folder.before)
 
     # Segments
 
@@ -173,11 +210,11 @@ class TreeBuilder:
             self._entries(folder, segment.entries, segment.stats, children)
             return
         contents = [child[0] for child in children if child is not None]
-        if len(contents) == len(children) and children_digest(contents) == row.children:
-            if not folder.builder.waiting:
-                folder.pages.append(row.page)
-                folder.rows.append(row)
-                return
+        at_page_start = folder.builder is None or not folder.builder.waiting
+        if at_page_start and len(contents) == len(children) and children_digest(contents) == row.children:
+            folder.pages.append(row.page)
+            folder.rows.append(row)
+            return
         detail = self._cache.detail(row)
         if detail is None:
             raise Refused("the files cache was damaged while it was in use", "run the backup again")
@@ -196,11 +233,14 @@ class TreeBuilder:
     ) -> None:
         """Add entries to the page under way; each page that is full leaves."""
         folders = iter(children)
+        if folder.builder is None:
+            folder.builder = PageBuilder(user_name, group_name)
         builder = folder.builder
         for i, draft in enumerate(entries):
             if draft is None:
                 continue
-            entry = self._complete(draft, folders) if type(draft[8]) is not bytes else draft
+            # Nearly all entries come complete: as little as possible is done for each.
+            entry = cast(Entry, draft) if type(draft[8]) is bytes else self._complete(draft, folders)
             if entry is None:
                 continue
             try:
@@ -222,9 +262,6 @@ class TreeBuilder:
         """The entry with its content, which for a large file is waited for; None for a folder that is gone."""
         content = draft[8]
         if isinstance(content, Pending):
-            while not content.wait(_WAIT):
-                if self._stopping():
-                    raise Stopped
             ids, indirect = self._store.content(content.ids)
         else:
             child = next(folders)
