@@ -209,7 +209,7 @@ class TreeWalker:
         branch = level.branch.child(entry[1])
         if branch is None or level.page is None:
             raise Corrupt(f"not selected: {show(path)!r}")
-        indirect = bool(entry[9] and entry[9].get("indirect"))
+        indirect = is_indirect(entry)
         page = level.page
         folder = Folder(path, entry, level.folder.depth + 1, branch.everything, page.users, page.groups)
         return _Level(folder, branch, self._ids(content, indirect), content)
@@ -227,8 +227,13 @@ class TreeWalker:
         """The ids of a file's blobs, in order. Raises `Corrupt` or `Missing` where a list of ids is lost."""
         if entry[0] != FILE:
             raise ValueError("only files have content")
-        async for block in self._ids(entry[8], bool(entry[9] and entry[9].get("indirect"))):
+        async for block in self._ids(entry[8], is_indirect(entry)):
             yield block
+
+    async def pages(self, content: bytes, indirect: bool = False) -> AsyncIterator[Page]:
+        """The pages of one folder, in order. Raises `Corrupt` or `Missing` where one is lost."""
+        async for page_id in self._ids(content, indirect):
+            yield decode_page(await self._read(page_id))
 
     async def find(self, root: bytes, path: bytes) -> tuple[Entry | None, Page | None]:
         """The entry at ``path`` and the page it is on (None, None: the root itself). `Missing` if there is
@@ -240,18 +245,22 @@ class TreeWalker:
             if entry is not None and entry[0] != DIR:
                 raise Missing(f"not a folder: {show(entry[1])!r}, on the way to {show(path)!r}")
             entry, page = await self._look_up(content, indirect, part, path)
-            content, indirect = entry[8], bool(entry[9] and entry[9].get("indirect"))
+            content, indirect = entry[8], is_indirect(entry)
         return entry, page
 
     async def _look_up(self, content: bytes, indirect: bool, name: bytes, path: bytes) -> tuple[Entry, Page]:
-        async for page_id in self._ids(content, indirect):
-            page = decode_page(await self._read(page_id))
+        async for page in self.pages(content, indirect):
             if page.entries and page.entries[-1][1] >= name:
                 for entry in page.entries:
                     if entry[1] == name:
                         return entry, page
                 break
         raise Missing(f"not in this backup: {show(path)!r}", "`tandem ls` shows what is")
+
+
+def is_indirect(entry: Entry) -> bool:
+    """Whether the content of a file or folder is the ids of blobs that hold its ids."""
+    return bool(entry[9] and entry[9].get("indirect"))
 
 
 def join(folder: bytes, name: bytes) -> bytes:
