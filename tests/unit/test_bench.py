@@ -1,6 +1,8 @@
 """The benchmark's arithmetic (issue 3, Must show 2 to 4): medians, targets, tables, results that come back
 the same."""
 
+import sys
+
 import pytest
 from bench import report
 from bench.measure import CommandFailed, folder_bytes, measure
@@ -124,7 +126,7 @@ def test_tables_name_every_measured_row_and_verdict():
 
 def test_measure_counts_descendants_and_reports_failure(tmp_path):
     log = str(tmp_path / "log")
-    grow = "python3 -c 'x = bytearray(80_000_000); import time; time.sleep(0.3)'"
+    grow = f"{sys.executable} -c 'x = bytearray(80_000_000); import time; time.sleep(0.3)'"
     cost = measure(["sh", "-c", f"{grow} & {grow}; wait"], log)
     assert 150 * MB < cost.peak < 300 * MB
     assert cost.wall >= 0.3

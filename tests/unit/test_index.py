@@ -49,9 +49,9 @@ def test_a_full_segment_is_small_and_fast() -> None:
     source = random.Random(3)
     entries = [big_entry(source, 25, 250) for _ in range(32)]
     data = index.encode_segment(RING, entries)
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert index.decode_segment(RING, data) == entries
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
     assert len(data) < 200_000 * 37
 
 

@@ -117,10 +117,10 @@ def test_no_secret_in_a_repr() -> None:
 )
 def test_costs_outside_the_caps_are_corrupt_at_once(cost: dict[str, Any]) -> None:
     readable = {"kind": "passphrase", "label": "", "created": 0, "salt": bytes(16), **CHEAP, **cost}
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(Corrupt):
         keys.open_slot_with_passphrase(slot_of(readable), PHRASE)
-    assert time.monotonic() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_a_slot_of_a_kind_to_come_can_be_listed_but_not_opened() -> None:

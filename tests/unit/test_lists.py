@@ -34,9 +34,9 @@ def test_a_full_list_is_fast() -> None:
     names = sorted(source.randbytes(32) for _ in range(lists.MAX_ENTRIES))
     entries = [ListEntry(ObjectType.PACK, name, 1 << 25, [bytes(16)]) for name in names]
     data = lists.encode_list(entries)
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert lists.decode_list(data) == entries
-    assert time.perf_counter() - begun < 3
+    assert time.process_time() - begun < 3
 
 
 def test_splitting_and_order() -> None:

@@ -89,9 +89,9 @@ def test_a_large_directory_is_cut_by_content() -> None:
 def test_decoding_a_hundred_thousand_entries_is_fast() -> None:
     """Well under a second: 0.15 s on the machine of storage.md."""
     pages = pages_of([file(b"%06d" % number) for number in range(100_000)])
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert sum(len(tree.decode_page(page).entries) for page in pages) == 100_000
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_pages_are_forced_at_a_mebibyte() -> None:

@@ -27,7 +27,6 @@ from tandem_protocol.keys import KeyRing
 from tandem_protocol.planning import TierFacts
 from tandem_protocol.revision import Claim, Record, make_claim, open_details, parse_claim
 from tandem_protocol.store import Store
-from tandem_protocol.stores.retrying import RetryingStore
 from tandem_protocol.verdict import Believed, Case, Pending, Rewrite, Seen, Verdict, judge
 from tandem_protocol.verdict import State as TierState
 
@@ -54,7 +53,7 @@ class Tier:
     @property
     def last_fault(self) -> str:
         """What the latest attempt at its link said; for a tier that is still being retried."""
-        return self.store.last_fault if isinstance(self.store, RetryingStore) else ""
+        return str(getattr(self.store, "last_fault", ""))
 
     @property
     def reachable(self) -> bool:
