@@ -12,6 +12,7 @@ ARGS ?=
 
 .PHONY: help setup demo test bench soak style types clean
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +24,7 @@ $(READY): pyproject.toml constraints.txt scripts/make-venv
 	@touch $@
 
 demo: setup ## back up a folder (SRC=...) to two tiers, lose one, restore from either, compare
-	@$(PYTHON) scripts/demo.py $(SRC)
+	@$(PYTHON) scripts/demo.py $(if $(SRC),"$(SRC)")
 
 test: setup ## everything the tests need, and the tests
 	@scripts/test-packages
