@@ -21,6 +21,7 @@ import aiofiles
 from ..errors import Exists, Missing, Unavailable
 from ..names import valid
 from ..store import Buffer, Entry, Store
+from . import direct
 from .faults import check_name, temporary_name, translated
 from .folder import Folder, object_size, write_all
 
@@ -114,11 +115,10 @@ class DirectoryStore(Store):
             return self._folder.new_file(name)
 
         async with aiofiles.open(temporary, "xb", buffering=0, opener=opener, executor=threads) as file:
+            past_cache = direct.switch_on(file.fileno(), len(view))
             for start in range(0, len(view), SLICE):
                 part = view[start : start + SLICE]
-                done = 0
-                while done < len(part):
-                    done += await file.write(part[done:])
+                past_cache = await direct.write(file, part, past_cache)
                 if sent is not None:
                     sent(len(part))
             await asyncio.get_running_loop().run_in_executor(threads, os.fsync, file.fileno())
