@@ -107,10 +107,11 @@ def test_size_is_capped_before_decoding() -> None:
     [
         b"\xdd" + struct.pack(">I", 4_000_000) + b"\x90" * 4_000_000,
         b"\xdc\xff\xff" * 1000 + bytes(3_000_000),
+        b"\xdd\x00\x40\x00\x00" * 1000 + bytes(6_000_000),
         (b"\xdc\xff\xff" + b"\x90" * 0xFFFE) * 60,
         b"\xde\xff\xff" * 1000 + bytes(3_000_000),
     ],
-    ids=["empty arrays", "nested promises", "wide and nested", "nested maps"],
+    ids=["empty arrays", "nested promises", "nested huge promises", "wide and nested", "nested maps"],
 )
 def test_bombs_take_little_memory(bomb: bytes) -> None:
     tracemalloc.start()

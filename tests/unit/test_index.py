@@ -13,7 +13,7 @@ from tests.support.formats import make_pack, make_ring
 from tandem_protocol import index
 from tandem_protocol.envelope import DocType, decode_map, encode
 from tandem_protocol.errors import Corrupt
-from tandem_protocol.frames import Frame
+from tandem_protocol.frames import Frame, encode_frames
 from tandem_protocol.index import PackEntry
 from tandem_protocol.seal import open_part, seal_part
 
@@ -120,6 +120,15 @@ def test_lying_entries(of_pack: dict[str, Any]) -> None:
 def test_lying_segments(change: dict[str, Any]) -> None:
     with pytest.raises(Corrupt):
         index.decode_segment(RING, resealed(change))
+
+
+def test_a_segment_with_more_blobs_than_possible() -> None:
+    frame = Frame(12, 100, 60_000, 0, 0, bytes(32), bytes(32 * 60_000), [1] * 60_000)
+    columns = encode_frames([frame])
+    packs = [{"name": bytes(32), "size": 1000, "revision": 1, "kind": 7, "key_number": 1, **columns}]
+    assert len(index.decode_segment(RING, resealed({"packs": packs * 3}))) == 3
+    with pytest.raises(Corrupt, match="too many blobs"):
+        index.decode_segment(RING, resealed({"packs": packs * 4}))
 
 
 def test_fields_of_a_newer_program_are_ignored() -> None:

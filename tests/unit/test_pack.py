@@ -201,35 +201,59 @@ def put(column: str, position: int, value: bytes) -> Callable[[dict[str, bytes]]
     return change
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        put("frames", 0, struct.pack(">I", 2**32 - 1)),
-        put("frames", 0, struct.pack(">I", 11)),
-        put("frames", 4, struct.pack(">I", 2**32 - 1)),
-        put("frames", 4, struct.pack(">I", 40)),
-        put("frames", 8, struct.pack(">I", 2**32 - 1)),
-        put("frames", 20, struct.pack(">I", 2**32 - 1)),
-        put("frames", 20, struct.pack(">I", 0)),
-        put("frames", 20, struct.pack(">I", 2)),
-        put("frames", RECORD_SIZE, struct.pack(">I", 13)),
-        put("lengths", 0, struct.pack(">I", 2**32 - 1)),
-        put("lengths", 0, bytes(4)),
-        lambda listing: listing.update(ids=listing["ids"][:-1]),
-        lambda listing: listing.update(lengths=listing["lengths"] + bytes(3) + b"\1"),
-        lambda listing: listing.update(frames=listing["frames"][:-1]),
-        lambda listing: listing.update(frames=listing["frames"][:RECORD_SIZE]),
-        lambda listing: listing.update(frames=b""),
-        lambda listing: listing.pop("ids"),
-        lambda listing: listing.update(content_id_key="1"),
-        put("ids", 0, bytes(32)),
-        put("frames", 24, bytes(32)),
-    ],
-)
+LYING = [
+    put("frames", 0, struct.pack(">I", 2**32 - 1)),
+    put("frames", 0, struct.pack(">I", 11)),
+    put("frames", 4, struct.pack(">I", 2**32 - 1)),
+    put("frames", 4, struct.pack(">I", 40)),
+    put("frames", 8, struct.pack(">I", 2**32 - 1)),
+    put("frames", 8, struct.pack(">I", 314)),
+    put("frames", 20, struct.pack(">I", 2**32 - 1)),
+    put("frames", 20, struct.pack(">I", 0)),
+    put("frames", 20, struct.pack(">I", 2)),
+    put("frames", RECORD_SIZE, struct.pack(">I", 13)),
+    put("lengths", 0, struct.pack(">I", 2**32 - 1)),
+    put("lengths", 0, struct.pack(">I", 22)),
+    put("lengths", 0, bytes(4)),
+    lambda listing: listing.update(ids=listing["ids"][:-1]),
+    lambda listing: listing.update(lengths=listing["lengths"] + bytes(3) + b"\1"),
+    lambda listing: listing.update(lengths=listing["lengths"] + b"\0\0\0\1", ids=listing["ids"] + bytes(32)),
+    lambda listing: listing.update(frames=listing["frames"][:-1]),
+    lambda listing: listing.update(frames=listing["frames"][:RECORD_SIZE]),
+    lambda listing: listing.update(frames=b""),
+    lambda listing: listing.pop("ids"),
+    lambda listing: listing.update(content_id_key="1"),
+    lambda listing: listing.update(content_id_key=2),
+]
+
+
+@pytest.mark.parametrize("change", LYING)
 def test_lying_trailers(change: Callable[[dict[str, bytes]], None]) -> None:
-    pack.verify_pack(RING, resealed(lambda listing: None))
+    good, bad = resealed(lambda listing: None), resealed(change)
+    assert len(pack.read_trailer(RING, good, len(good)).frames) == 2
+    with pytest.raises(Corrupt):
+        pack.read_trailer(RING, bad, len(bad))
+
+
+@pytest.mark.parametrize("change", [put("ids", 0, bytes(32)), put("frames", 24, bytes(32))])
+def test_a_listing_that_lies_about_content(change: Callable[[dict[str, bytes]], None]) -> None:
     with pytest.raises(Corrupt):
         pack.verify_pack(RING, resealed(change))
+
+
+def test_nonces_of_frames_differ_though_the_randomness_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same content in the same form: the same nonce is harmless. Anything else: another nonce."""
+    monkeypatch.setattr("os.urandom", bytes)
+    one, two = random.Random(1).randbytes(100), random.Random(2).randbytes(100)
+    making = builder()
+    frames = [making.add_frame(blob, ids_of(RING, [blob]), [100]) for blob in (one, two, one)]
+    text = b"all work and no play " * 50
+    for level in (1, 19):
+        prepared = pack.prepare_frame(RING, text, ids_of(RING, [text]), [len(text)], level=level)
+        frames.append(making.add_prepared(prepared))
+    data = making.finish().data
+    nonces = [bytes(data[frame.offset : frame.offset + 24]) for frame in frames]
+    assert nonces[0] == nonces[2] and len(set(nonces)) == 4
 
 
 def test_lying_trailer_lengths() -> None:

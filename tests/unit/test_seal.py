@@ -209,6 +209,9 @@ def test_a_zstd_bomb_is_never_unfolded() -> None:
             for raw_length in (0, 1, 999, 1001, 1 << 20, seal.MAX_FRAME):
                 with pytest.raises(Corrupt):
                     seal.decompress(seal.CODEC_ZSTD, payload, raw_length)
+        for payload in (small + small, small + b"\0", small + b"x" * 100):
+            with pytest.raises(Corrupt):
+                seal.decompress(seal.CODEC_ZSTD, payload, 1000)
         for raw_length in (256 << 20, seal.MAX_FRAME + 1, -1, 2**32 - 1):
             with pytest.raises(Corrupt):
                 seal.decompress(seal.CODEC_ZSTD, huge, raw_length)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import time
 from typing import Any
+from zlib import crc32
 
 import msgpack
 import pytest
@@ -102,11 +103,17 @@ def test_pages_are_forced_at_a_mebibyte() -> None:
 
 
 def test_a_page_has_no_more_entries_than_decode() -> None:
-    """The smallest entries there are: still no page that its own decoder would refuse."""
-    names = {number.to_bytes(3, "big").translate(NO_SLASH) for number in range(1, 70_000)}
-    entries: list[Entry] = [(FIFO, name, 0, 0, 0, 0, 0, 0, b"", None) for name in sorted(names)]
+    """The smallest entries there are, none of which cuts: still no page that its own decoder would refuse."""
+    every = (
+        number.to_bytes(size, "big") for size in (1, 2, 3) for number in range(1, min(256**size, 1 << 17))
+    )
+    names = {name.translate(NO_SLASH) for name in every} - {b".", b".."}
+    names = {name for name in names if crc32(name) & tree.CUT_MASK}
+    shortest = sorted(sorted(names, key=lambda name: (len(name), name))[:66_000])
+    entries: list[Entry] = [(FIFO, name, 0, 0, 0, 0, 0, 0, b"", None) for name in shortest]
     pages = pages_of(entries)
-    assert sum(len(tree.decode_page(page).entries) for page in pages) == len(entries)
+    assert [len(tree.decode_page(page).entries) for page in pages] == [65_536, 66_000 - 65_536]
+    assert len(pages[0]) < tree.TARGET_PAGE
 
 
 NO_SLASH = bytes(range(256)).replace(b"\0", b"\x01").replace(b"/", b"0")
