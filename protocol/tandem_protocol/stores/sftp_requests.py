@@ -186,7 +186,7 @@ class Requests:
         failure: StatusError | None = None
         for start in range(0, len(data), size):
             if len(waiting) >= window:
-                failure = self._written(*waiting.popleft(), sent) or failure
+                failure = self._written(*waiting.popleft(), sent)
             if failure is not None:
                 break
             part = data[start : start + size]
@@ -196,7 +196,9 @@ class Requests:
             self._transmit((head + handle + place, part))
             waiting.append((number, len(part)))
         while waiting:
-            failure = failure or self._written(*waiting.popleft(), sent)
+            # The first failure is kept, but each answer is taken: a bare "or" would leave them all waiting.
+            outcome = self._written(*waiting.popleft(), sent)
+            failure = failure or outcome
         if failure is not None:
             raise failure
 
