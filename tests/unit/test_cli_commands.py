@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import shlex
 import subprocess
 import sys
 import types
@@ -22,6 +23,7 @@ import pytest
 from tandem_agent.backups import BackupInfo
 from tandem_agent.cli import app
 from tandem_agent.cli.backups import find_backup
+from tandem_agent.cli.common import Settings
 from tandem_agent.config import Config, load_config
 from tandem_protocol.errors import Busy, Missing, Usage
 
@@ -149,32 +151,28 @@ def test_every_command_has_help_with_an_example(
         assert option in text
 
 
+def resolved(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that ``words`` begin with, and the rest of them."""
+    command: click.Command = app.root
+    while isinstance(command, click.Group) and words:
+        below = command.get_command(click.Context(command), words[0])
+        if below is None:
+            break
+        command, words = below, words[1:]
+    return command, words
+
+
 @pytest.mark.parametrize("command", all_commands(), ids=" ".join)
 def test_every_example_is_understood(command: list[str]) -> None:
     """Each line of an example parses: a renamed option cannot stay in the help."""
-    import shlex
-
-    group: click.Command | None = app.root
-    for name in command:
-        assert isinstance(group, click.Group)
-        group = group.get_command(click.Context(group), name)
-    assert group is not None and group.epilog is not None
-    text = group.epilog.replace("\\\n", " ")
-    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("tandem ")]
-    assert lines
-    for line in lines:
-        words = shlex.split(line)[1:]
-        with app.root.make_context("tandem", words) as context:
-            name, found, rest = app.root.resolve_command(context, context.protected_args + context.args)
-            while isinstance(found, click.Group) and rest:
-                with found.make_context(name, rest, parent=context) as inner:
-                    if not (inner.protected_args + inner.args):
-                        rest = []
-                        break
-                    name, found, rest = found.resolve_command(inner, inner.protected_args + inner.args)
-            assert found is not None
-            if rest:
-                found.make_context(name, rest, parent=context)
+    found, rest = resolved(command)
+    assert rest == [] and found.epilog is not None
+    lines = [line.strip() for line in found.epilog.replace("\\\n", " ").splitlines()]
+    examples = [shlex.split(line)[1:] for line in lines if line.startswith("tandem ")]
+    assert examples
+    for example in examples:
+        named, arguments = resolved(example)
+        named.make_context("example", arguments, obj=Settings())
 
 
 def test_version_is_quick_and_needs_nothing() -> None:

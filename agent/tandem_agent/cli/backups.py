@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tandem_protocol.errors import Missing, Usage
 
 from . import output
-from .common import Settings, common_options
+from .common import Settings, common_options, run_async
+from .reading import open_view, reading_options
 
 if TYPE_CHECKING:
     from ..backups import BackupInfo
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
     invoke_without_command=True,
     epilog="\b\nExample:\n  tandem backups\n  tandem backups --json\n  tandem backups show latest",
 )
+@reading_options
 @common_options
 @click.pass_context
-def backups(ctx: click.Context) -> int:
-    """List all backups, oldest first."""
+def backups(ctx: click.Context, /, **where: Any) -> int:
+    """List all backups, also failed ones, oldest first."""
     if ctx.invoked_subcommand is not None:
         return 0
     settings: Settings = ctx.obj
-    found = _read(settings)
+    found = _read(settings, where)
     if settings.json:
         output.emit_json(found)
     else:
@@ -51,11 +53,12 @@ def backups(ctx: click.Context) -> int:
     "show", epilog="\b\nExample:\n  tandem backups show latest\n  tandem backups show 26112201 --json"
 )
 @click.argument("backup_id", metavar="ID")
+@reading_options
 @common_options
 @click.pass_obj
-def backups_show(settings: Settings, backup_id: str) -> int:
+def backups_show(settings: Settings, /, backup_id: str, **where: Any) -> int:
     """Show all that is known about the backup ID (a name, `latest`, or the start of its id)."""
-    backup = find_backup(_read(settings), backup_id)
+    backup = find_backup(_read(settings, where), backup_id)
     if settings.json:
         output.emit_json(backup)
         return 0
@@ -68,10 +71,11 @@ def backups_show(settings: Settings, backup_id: str) -> int:
 
 
 def find_backup(backups: Sequence[BackupInfo], wanted: str) -> BackupInfo:
-    """The one backup called ``wanted``: its name, "latest" (the newest that did not fail), or the start
-    (8 hex digits or more) of its id. `Missing` or `Usage` otherwise."""
+    """The one backup called ``wanted``: its name, "latest" (the newest that did not fail and is on some
+    tier), or the start (8 hex digits or more) of its id. `Missing` or `Usage` otherwise."""
     if wanted == "latest":
         good = [b for b in backups if b.status in ("complete", "partial")]
+        good = [b for b in good if b.tiers] or good
         if not good:
             raise Missing("there is no backup yet", "make one with 'tandem backup'")
         return max(good, key=lambda b: b.revision)
@@ -87,9 +91,24 @@ def find_backup(backups: Sequence[BackupInfo], wanted: str) -> BackupInfo:
     return found[0]
 
 
-def _read(settings: Settings) -> list[BackupInfo]:
+def snapshot_of(backup: BackupInfo) -> bytes:
+    """The name of its snapshot. `Missing` for a backup that failed."""
+    if backup.snapshot is None:
+        raise Missing(f"the backup {backup.name} failed and holds nothing", "see 'tandem backups' for others")
+    return backup.snapshot
+
+
+def _read(settings: Settings, where: dict[str, Any]) -> list[BackupInfo]:
+    """From local state without asking any tier; from a place that is named, as it is there."""
+    if where["url"] or where["tier"]:
+        return run_async(_from_place(settings, where))
     from ..backups import list_backups
     from ..wiring import open_state
 
     with open_state(settings.load()) as state:
         return list_backups(state)
+
+
+async def _from_place(settings: Settings, where: dict[str, Any]) -> list[BackupInfo]:
+    async with open_view(settings, where) as view:
+        return [b for b in view.backups if where["tier"] is None or where["tier"] in b.tiers]

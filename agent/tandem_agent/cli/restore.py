@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tandem_protocol.errors import Missing
-
 from . import output
-from .backups import find_backup
+from .backups import find_backup, snapshot_of
 from .common import Settings, common_options, run_async
 from .reading import open_view, reading_options
 
@@ -81,14 +79,10 @@ async def _restore(
     from .progress import live
 
     async with open_view(settings, where) as view:
-        backup = find_backup(view.backups, wanted)
-        if backup.snapshot is None:
-            raise Missing(
-                f"the backup {backup.name} failed and holds nothing", "see 'tandem backups' for others"
-            )
+        snapshot = snapshot_of(find_backup(view.backups, wanted))
         progress = Progress()
         with live(progress, enabled=not settings.quiet):
-            return await run_restore(view, backup.snapshot, target, progress=progress, **options)
+            return await run_restore(view, snapshot, target, progress=progress, **options)
 
 
 def _show(result: RestoreResult, target: str) -> None:
@@ -99,7 +93,8 @@ def _show(result: RestoreResult, target: str) -> None:
         f"in {output.duration(result.seconds)}{kept}"
     )
     for tier, count in result.read_from.items():
-        print(f"  {output.size(count)} read from {tier}")
+        if count:
+            print(f"  {output.size(count)} read from {tier}")
 
 
 def _tell_lost(lost: Sequence[Lost], what: str, remedy: str, most: int = 20) -> None:
