@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tests.support.requirements import require_program
 
@@ -29,7 +29,9 @@ class Sshd:
 
     host = "127.0.0.1"
 
-    def __init__(self, folder: str | os.PathLike[str], *, extra: str = "", key_type: str = "ed25519") -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, extra: str = "", key_type: str = "ed25519", sftp: bool = True
+    ) -> None:
         self.program = require_program("sshd", "openssh-server")
         self.folder = Path(folder)
         self.root = self.folder / "root"
@@ -42,7 +44,7 @@ class Sshd:
         make_key(self.client_key)
         make_key(self.host_key, key_type)
         self.config = self.folder / "sshd_config"
-        self._extra = extra
+        self._extra = extra + ("\nSubsystem sftp internal-sftp" if sftp else "")
 
     def _write_config(self) -> None:
         self.config.write_text(
@@ -56,7 +58,6 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 LogLevel ERROR
-Subsystem sftp internal-sftp
 MaxStartups 200
 {self._extra}
 """
@@ -85,12 +86,19 @@ MaxStartups 200
 
     def stop(self) -> None:
         """End the listener and, as a crash would, every connection that it serves."""
-        process, self.process = self.process, None
+        process = self.process
         if process is not None:
-            for child in _descendants(process.pid):
-                _kill(child)
+            self.signal_connections(signal.SIGKILL)
+            self.process = None
             process.kill()
             process.wait()
+
+    def signal_connections(self, number: signal.Signals) -> None:
+        """Send a signal to every process that serves a connection: SIGSTOP makes a server that stalls."""
+        assert self.process is not None
+        for child in _descendants(self.process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(child, number)
 
     @property
     def known_hosts_line(self) -> str:
@@ -135,14 +143,8 @@ def _descendants(pid: int) -> list[int]:
     return children + [deeper for child in children for deeper in _descendants(child)]
 
 
-def _kill(pid: int) -> None:
-    """SIGKILL to one process of ours, which may have ended by itself."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
 @contextmanager
-def running_sshd(folder: str | os.PathLike[str], **options: str) -> Iterator[Sshd]:
+def running_sshd(folder: str | os.PathLike[str], **options: Any) -> Iterator[Sshd]:
     """A started server, stopped at the end whatever happened."""
     server = Sshd(folder, **options)
     try:

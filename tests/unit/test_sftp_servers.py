@@ -1,0 +1,334 @@
+"""SFTP over real servers where they refuse, stall, break or are somebody else (issue, Bad input: "wrong or
+changed host key, wrong SSH key, full disk, server killed mid-transfer"; trust.md rows 31 to 33)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import asyncssh
+import pytest
+from tests.support.asyncssh_server import PASSWORD, plain_server
+from tests.support.sshd import Sshd, free_port, make_key, running_sshd
+
+from tandem_protocol.errors import Corrupt, Refused, TandemError, Unavailable, Usage
+from tandem_protocol.store import Store
+from tandem_protocol.stores.host_keys import fetch_host_keys, read_pins
+from tandem_protocol.stores.retrying import RetryingStore, RetryPolicy
+from tandem_protocol.stores.sftp import SftpStore
+from tandem_protocol.stores.sftp_transport import SftpTarget, ssh_command
+
+NAME = "packs/ab/" + "ab" * 32
+DATA = random.Random(23).randbytes(24 * 1024 * 1024)
+
+both_ways = pytest.mark.parametrize("use_system_ssh", [True, False], ids=["ssh", "paramiko"])
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with running_sshd(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_sshd(tmp_path: Path) -> Iterator[Sshd]:
+    """One that the test may stop, stall and start again."""
+    with running_sshd(tmp_path / "own") as server:
+        yield server
+
+
+@asynccontextmanager
+async def session(target: SftpTarget) -> AsyncIterator[SftpStore]:
+    store = SftpStore(target)
+    try:
+        await store.open()
+        yield store
+    finally:
+        await store.close()
+
+
+async def refusal(target: SftpTarget) -> TandemError:
+    """The error with which opening ends."""
+    with pytest.raises(TandemError) as caught:
+        async with session(target):
+            pass
+    return caught.value
+
+
+def leftovers() -> set[str]:
+    """Threads and files of connections that were not put away."""
+    threads = {
+        t.name for t in threading.enumerate() if t.name.startswith(("tandem-sftp", "tandem-ssh", "paramiko"))
+    }
+    files = {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("tandem-known-hosts-")}
+    return threads | files
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    before = leftovers()
+    yield
+    for thread in threading.enumerate():
+        if thread.name.startswith("tandem-"):
+            thread.join(5)
+    assert leftovers() <= before
+
+
+@both_ways
+async def test_a_changed_host_key_names_both_fingerprints(
+    own_sshd: Sshd, tmp_path: Path, use_system_ssh: bool
+) -> None:
+    target = own_sshd.target(use_system_ssh=use_system_ssh)
+    async with session(target):
+        pass
+    (old,) = read_pins(target.known_hosts).fingerprints
+    own_sshd.stop()
+    for half in (own_sshd.host_key, own_sshd.host_key.with_suffix(".pub")):
+        half.unlink()
+    make_key(own_sshd.host_key)
+    own_sshd.start()
+    (new,) = read_pins([own_sshd.known_hosts_line]).fingerprints
+    error = await refusal(target)
+    assert isinstance(error, Refused)
+    assert old in error.what
+    assert new in error.what
+    assert "do not connect" in error.remedy
+
+
+@both_ways
+async def test_a_host_key_of_another_type_than_the_pinned_one(
+    sshd: Sshd, tmp_path: Path, use_system_ssh: bool
+) -> None:
+    make_key(tmp_path / "ecdsa", "ecdsa")
+    kind, key = (tmp_path / "ecdsa.pub").read_text().split()[:2]
+    error = await refusal(sshd.target(use_system_ssh=use_system_ssh, known_hosts=(f"{kind} {key}",)))
+    (shown,) = read_pins([sshd.known_hosts_line]).fingerprints
+    assert isinstance(error, Refused)
+    assert shown in error.what
+
+
+@both_ways
+async def test_an_unknown_host_key_is_shown_and_never_trusted(sshd: Sshd, use_system_ssh: bool) -> None:
+    (shown,) = read_pins([sshd.known_hosts_line]).fingerprints
+    error = await refusal(sshd.target(use_system_ssh=use_system_ssh, known_hosts=()))
+    assert isinstance(error, Refused)
+    assert shown in error.what
+    assert "pin" in error.remedy
+
+
+@both_ways
+async def test_a_fingerprint_is_pin_enough(sshd: Sshd, use_system_ssh: bool) -> None:
+    (offered,) = await fetch_host_keys(sshd.host, sshd.port)
+    assert offered.line == sshd.known_hosts_line
+    async with session(sshd.target(use_system_ssh=use_system_ssh, known_hosts=(offered.fingerprint,))):
+        pass
+    wrong = "SHA256:" + "A" * 43
+    error = await refusal(sshd.target(use_system_ssh=use_system_ssh, known_hosts=(wrong,)))
+    assert isinstance(error, Refused)
+    assert offered.fingerprint in error.what
+    assert wrong in error.what
+
+
+async def test_host_keys_of_nobody() -> None:
+    with pytest.raises(Unavailable):
+        await fetch_host_keys("127.0.0.1", free_port())
+
+
+@pytest.mark.parametrize(
+    "pin", ["nonsense", "SHA256:short", "host ssh-ed25519", "ssh-dss AAAA", "ssh-ed25519 %%"]
+)
+def test_pins_that_cannot_be_read(pin: str) -> None:
+    with pytest.raises(Usage):
+        read_pins([pin])
+
+
+@both_ways
+async def test_a_wrong_key_is_refused_at_once(sshd: Sshd, tmp_path: Path, use_system_ssh: bool) -> None:
+    make_key(tmp_path / "other")
+    error = await refusal(sshd.target(use_system_ssh=use_system_ssh, identity_file=str(tmp_path / "other")))
+    assert isinstance(error, Refused)
+    assert "refuses the login" in error.what
+    assert error.remedy
+
+
+@both_ways
+async def test_a_key_file_that_is_not_there(sshd: Sshd, tmp_path: Path, use_system_ssh: bool) -> None:
+    error = await refusal(sshd.target(use_system_ssh=use_system_ssh, identity_file=str(tmp_path / "none")))
+    assert isinstance(error, Refused)
+
+
+@both_ways
+async def test_nobody_listens(sshd: Sshd, use_system_ssh: bool) -> None:
+    error = await refusal(sshd.target(use_system_ssh=use_system_ssh, port=free_port()))
+    assert type(error) is Unavailable
+    assert "refused" in error.what
+
+
+@both_ways
+async def test_a_server_without_sftp(tmp_path: Path, use_system_ssh: bool) -> None:
+    with running_sshd(tmp_path / "bare", sftp=False) as server:
+        error = await refusal(server.target(use_system_ssh=use_system_ssh))
+    assert isinstance(error, Refused)
+    assert "no SFTP" in error.what
+
+
+@both_ways
+async def test_a_login_that_talks(tmp_path: Path, use_system_ssh: bool) -> None:
+    with running_sshd(
+        tmp_path / "talks", extra="ForceCommand echo Welcome to this machine, dear user"
+    ) as server:
+        error = await refusal(server.target(use_system_ssh=use_system_ssh))
+    assert isinstance(error, Corrupt)
+    assert "silent" in error.remedy
+
+
+@both_ways
+async def test_algorithms_that_are_too_weak_are_refused(tmp_path: Path, use_system_ssh: bool) -> None:
+    with running_sshd(tmp_path / "weak", extra="Ciphers aes128-cbc\nMACs hmac-sha1") as server:
+        error = await refusal(server.target(use_system_ssh=use_system_ssh))
+    assert isinstance(error, Refused)
+    assert "safe enough" in error.what
+
+
+@both_ways
+async def test_a_server_killed_in_the_middle_and_the_upload_goes_on(
+    own_sshd: Sshd, use_system_ssh: bool
+) -> None:
+    """After the restart the part is read back and the rest is sent, not the whole again."""
+    sent: list[int] = []
+    sessions: list[Store] = []
+
+    def watch(count: int) -> None:
+        sent.append(count)
+        if not sessions and own_sshd.process is not None and sum(sent) > len(DATA) // 2:
+            own_sshd.stop()
+
+    async def restart(_seconds: float) -> None:
+        if own_sshd.process is None:
+            own_sshd.start()
+
+    async def look(store: Store) -> None:
+        sessions.append(store)
+
+    target = own_sshd.target(use_system_ssh=use_system_ssh)
+    store = RetryingStore(lambda: SftpStore(target), RetryPolicy(jitter_s=0), look, restart)
+    await store.open()
+    await store.put(NAME, DATA, watch)
+    assert await store.read(NAME) == DATA
+    assert [entry async for entry in store.list("tmp")] == []
+    await store.close()
+    assert len(sessions) == 1
+    assert len(DATA) // 2 < sum(sent) <= len(DATA)
+
+
+@both_ways
+async def test_a_server_killed_while_reading(own_sshd: Sshd, use_system_ssh: bool) -> None:
+    async with session(own_sshd.target(use_system_ssh=use_system_ssh)) as store:
+        await store.put(NAME, DATA)
+        own_sshd.stop()
+        with pytest.raises(Unavailable):
+            await store.read(NAME)
+        with pytest.raises(Unavailable, match="not open"):
+            await store.size(NAME)
+
+
+@both_ways
+async def test_a_server_that_stalls_meets_the_deadline(own_sshd: Sshd, use_system_ssh: bool) -> None:
+    async with session(own_sshd.target(use_system_ssh=use_system_ssh, deadline_s=1.0)) as store:
+        await store.create("tandem", b"identity")
+        own_sshd.signal_connections(signal.SIGSTOP)
+        with pytest.raises(Unavailable, match="within 1 s"):
+            await store.read("tandem")
+    async with session(own_sshd.target(use_system_ssh=use_system_ssh, deadline_s=1.0)) as store:
+        own_sshd.signal_connections(signal.SIGSTOP)
+        with pytest.raises(Unavailable, match=r"for 1 s|within 1 s"):
+            await store.put(NAME, DATA)
+
+
+@both_ways
+async def test_a_cancelled_verb_ends_its_connection(own_sshd: Sshd, use_system_ssh: bool) -> None:
+    """Even while the server is silent: no thread and no process waits on."""
+    async with session(own_sshd.target(use_system_ssh=use_system_ssh)) as store:
+        own_sshd.signal_connections(signal.SIGSTOP)
+        task = asyncio.create_task(store.put(NAME, DATA))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        task.cancel()
+        async with asyncio.timeout(10):
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        with pytest.raises(Unavailable):
+            await store.size(NAME)
+
+
+async def test_cancelling_again_and_again_leaves_nothing(own_sshd: Sshd) -> None:
+    async with session(own_sshd.target(use_system_ssh=True)) as store:
+        task: asyncio.Task[None] | None = None
+
+        def stop(_count: int) -> None:
+            assert task is not None
+            task.cancel()
+
+        task = asyncio.create_task(store.put(NAME, DATA, stop))
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_passwords(tmp_path: Path) -> None:
+    async with plain_server(tmp_path) as server:
+        async with session(server.target()) as store:
+            await store.create("tandem", b"identity")
+        error = await refusal(server.target(password="wrong " + PASSWORD))
+    assert isinstance(error, Refused)
+    assert PASSWORD not in str(error)
+    assert PASSWORD not in repr(server.target())
+
+
+async def test_one_failed_write_among_many_on_a_real_channel(tmp_path: Path) -> None:
+    class FailsOnce(asyncssh.SFTPServer):
+        writes = 0
+
+        def write(self, file_obj: object, offset: int, data: bytes) -> int:
+            FailsOnce.writes += 1
+            if FailsOnce.writes == 5:
+                raise asyncssh.SFTPFailure("a disk of the server hiccups")
+            return super().write(file_obj, offset, data)
+
+    async with plain_server(tmp_path, FailsOnce) as server:
+        async with session(server.target()) as store:
+            with pytest.raises(Unavailable, match="hiccups"):
+                await store.put(NAME, DATA)
+        async with session(server.target()) as store:
+            await store.put(NAME, DATA)
+            assert await store.read(NAME) == DATA
+
+
+@pytest.mark.parametrize("bad", ["-oProxyCommand=x", "", "a b", "a;b", "a\nb", "$(x)"])
+def test_hosts_and_users_that_are_options_or_worse(bad: str) -> None:
+    with pytest.raises(Usage):
+        SftpTarget(host=bad)
+    with pytest.raises(Usage):
+        SftpTarget(host="h", user=bad or " ")
+
+
+def test_the_command_line_trusts_no_configuration_with_host_keys() -> None:
+    command = ssh_command(SftpTarget(host="h", user="u", port=2022, identity_file="/k"), "/tmp/100%")
+    assert command[-4:] == ["-s", "--", "h", "sftp"]
+    for option in (
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        'UserKnownHostsFile="/tmp/100%%"',
+        "GlobalKnownHostsFile=/dev/null",
+        "UpdateHostKeys=no",
+        "ControlPath=none",
+        "ClearAllForwardings=yes",
+        "IdentitiesOnly=yes",
+    ):
+        assert option in command
