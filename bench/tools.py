@@ -71,7 +71,7 @@ class Tandem:
         if self._remote:
             remote = self._remote
             lines += [
-                f'url = "sftp://{remote.user}@{remote.host}:{remote.port}{remote.path}"',
+                f'url = "sftp://{remote.user}@{remote.host}:{remote.port}/{remote.path}"',
                 f"identity_file = {json.dumps(remote.identity_file)}",
                 f"host_keys = [{json.dumps(remote.known_hosts_line)}]",
             ]

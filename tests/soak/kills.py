@@ -54,7 +54,7 @@ def campaign(folder: str, kills: int, seed: int, report: Callable[[str], None] =
             login = {"identity_file": os.fspath(server.client_key), "host_keys": [server.known_hosts_line]}
             places = [
                 Place("vault", f"file://{vault}", vault),
-                Place("remote", f"sftp://{server.user}@{server.host}:{server.port}{remote}", remote, login),
+                Place("remote", f"sftp://{server.user}@{server.host}:{server.port}/{remote}", remote, login),
             ]
             lab = Lab(lab_folder, places, home)
             hands = Hands(strike=kill, unplug=server.stop, plug=lambda: _start(server))

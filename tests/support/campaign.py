@@ -1,8 +1,9 @@
 """One campaign: a lab whose commands are struck (killed, or the power cut under them) again and again.
 
 After each strike, in this order: what was acknowledged lately restores from each tier that was said to have
-it, alone; the next backup ends with exit 0 (so never 4, a false second installation) without any help. At
-the end everything that was ever acknowledged is restored from each such tier, after a last synchronisation.
+it, alone; the next backup ends with exit 0 (so never 4, a false second installation) without any help;
+mostly a synchronisation follows, else the next strike finds a tier that lags. At the end, after a last
+synchronisation, everything that was ever acknowledged is restored from each such tier.
 
 The seed decides what changes, which command is struck and when; the kernel's and the disk's timing does not
 repeat, so a seed reproduces a kind of run, not each instruction of it.
@@ -151,6 +152,8 @@ class Campaign:
         if self._rng.random() < 0.5:
             self._change()
         self._plain_backup()
+        if self._rng.random() < 0.7:
+            self._lab.must("sync")
 
     def _plain_backup(self) -> None:
         self._acknowledged(self._lab.backup())

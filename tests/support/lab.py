@@ -78,6 +78,7 @@ class Lab:
     def write_config(self) -> None:
         """The configuration file as a user would write it."""
         lines = [f"sources = [{json.dumps(self.source)}]", f"state_dir = {json.dumps(self.home + '/state')}"]
+        lines += ["patience_seconds = 2.0"]  # how long a tier that is down is waited for; 15 by default
         for place in self.places.values():
             lines += ["", "[[tier]]", f"name = {json.dumps(place.name)}", f"url = {json.dumps(place.url)}"]
             lines += [f"{key} = {json.dumps(value)}" for key, value in place.settings.items()]
