@@ -17,9 +17,16 @@ from tandem_agent.progress import Progress
 from tandem_agent.state import Intent, State
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet, fresh_nonce, refresh
-from tandem_protocol.errors import NoTierReachable, SecondInstallation, TandemError, Unavailable
+from tandem_protocol.errors import (
+    Full,
+    NoTierReachable,
+    Refused,
+    SecondInstallation,
+    TandemError,
+    Unavailable,
+)
 from tandem_protocol.history import list_entries, replay
-from tandem_protocol.lists import encode_list
+from tandem_protocol.lists import encode_list, split_list
 from tandem_protocol.names import ObjectType, object_name, object_path
 from tandem_protocol.planning import base_is_due, choose_targets, next_number
 from tandem_protocol.replicate import sizes_of
@@ -42,6 +49,7 @@ class _Target:
     )
     task: asyncio.Task[None] | None = None
     failed: bool = False
+    fault: TandemError | None = None
 
 
 async def reachable_targets(
@@ -61,12 +69,12 @@ async def reachable_targets(
         targets = [t for t in tiers.by_id(chosen) if only is None or t.id in set(only)]
         if targets:
             return targets
-        if deadline is not None and clock() >= deadline:
+        left = POLL_S if deadline is None else min(POLL_S, deadline - clock())
+        if left <= 0:
             reasons = "; ".join(f"{t.name}: {t.reason or t.state}" for t in tiers.tiers)
             raise NoTierReachable(f"no tier can be written to ({reasons})", "bring one back and run it again")
         if progress is not None:
             progress.phase = "waiting for a tier"
-        left = POLL_S if deadline is None else min(POLL_S, max(0.0, deadline - clock()))
         await asyncio.sleep(left)
 
 
@@ -283,10 +291,11 @@ class Revision:
         setup = self._state.setup()
         assert setup is not None
         after = replay([make_record(self._tiers.ring, setup.installation, setup.certificate, preview)], live)
-        name = await self.add(ObjectType.LIST, encode_list(list_entries(after, tiers)))
+        pieces = split_list(list_entries(after, tiers))
+        names = tuple([await self.add(ObjectType.LIST, encode_list(piece)) for piece in pieces])
         old = bases[-2].lists if len(bases) > 1 else ()
         removed = tuple(Removal(ObjectType.LIST, old_name) for old_name in old or ())
-        return _with_lists(draft, (name,), tiers, removed)
+        return _with_lists(draft, names, tiers, removed)
 
     # Targets
 
@@ -334,16 +343,25 @@ class Revision:
 
     def _leave(self, target: _Target, fault: TandemError) -> None:
         target.failed = True
+        target.fault = fault
         target.tier.fail(fault)
 
     def _need_target(self) -> None:
         if self._stop is not None:
             raise self._stop
         if not self._alive:
-            reasons = "; ".join(f"{t.tier.name}: {t.tier.reason}" for t in self._targets)
-            raise NoTierReachable(
-                f"every tier was lost while writing ({reasons})", "run it again when one is back"
-            )
+            raise _all_lost(self._targets)
+
+
+def _all_lost(targets: Sequence[_Target]) -> TandemError:
+    """What to say when no target is left: waiting helps only if one of them was merely out of reach."""
+    reasons = "; ".join(f"{t.tier.name}: {t.tier.reason}" for t in targets)
+    faults = [t.fault for t in targets]
+    if all(isinstance(fault, Full) for fault in faults):
+        return Full(f"no tier has space for it ({reasons})", "make room and run it again; nothing was lost")
+    if all(isinstance(fault, Refused) for fault in faults):
+        return Refused(f"no tier can be written to ({reasons})", "put that right and run it again")
+    return NoTierReachable(f"every tier was lost while writing ({reasons})", "run it again when one is back")
 
 
 def _with_lists(
