@@ -217,9 +217,11 @@ def sign(doc_type: DocType, body: dict[str, Any], key: Ed25519PrivateKey) -> byt
 
 
 def _check_document(data: Buffer, doc_type: DocType) -> None:
-    read_header(data, (doc_type,), SUITE_PLAIN)
+    """Size and type only: whether a version is from a newer program or a flipped bit, the signature tells."""
     if not HEADER_SIZE + SIGNATURE_SIZE < len(data) <= MAX_DOCUMENT:
         raise Corrupt(f"{label(doc_type)} of {len(data)} bytes")
+    if data[:4] != MAGIC or data[4] != doc_type:
+        raise Corrupt(f"{label(doc_type)} does not begin with its header")
 
 
 def unverified_body(data: Buffer, doc_type: DocType) -> dict[str, Any]:
@@ -230,11 +232,13 @@ def unverified_body(data: Buffer, doc_type: DocType) -> dict[str, Any]:
 
 
 def verify(data: Buffer, doc_type: DocType, public: bytes) -> dict[str, Any]:
-    """The body of a document signed by ``public`` (32 bytes). Raises `Corrupt` if it is not."""
+    """The body of a document signed by ``public`` (32 bytes). Raises `Corrupt` if it is not, `Unsupported`
+    for one of a newer version that is: the shape around a body stays the same in all versions."""
     _check_document(data, doc_type)
     message, signature = bytes(data[:-SIGNATURE_SIZE]), bytes(data[-SIGNATURE_SIZE:])
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, _context(doc_type) + message)
     except (InvalidSignature, ValueError) as error:
         raise Corrupt(f"the signature of the {label(doc_type)} is wrong") from error
+    read_header(data, (doc_type,), SUITE_PLAIN)
     return unverified_body(data, doc_type)

@@ -246,7 +246,7 @@ class Tier:
         for name in base["lists"] if base else []:
             live |= {row[1]: row[0] for row in read_list(self.named("lists", name.hex()))}
         for record in self.records:
-            if base and base["lists"] and record["n"] <= base["n"]:
+            if base and (record["n"] < base["n"] or record["by"]["epoch"] < base["by"]["epoch"]):
                 continue
             mine = self.identity["tier"]
             for _, name, tiers in record["removed"]:

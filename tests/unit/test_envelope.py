@@ -146,6 +146,19 @@ def test_a_signature_holds_in_its_own_context_only() -> None:
         envelope.verify(bare + RING.root_key().sign(bare), DocType.CLAIM, RING.root_public)
 
 
+def test_only_a_signature_tells_a_newer_version_from_a_flipped_bit() -> None:
+    data = envelope.sign(DocType.RECORD, {"n": 5}, RING.root_key())
+    for offset in (5, 6):
+        front = data[:offset] + b"\2" + data[offset + 1 : -64]
+        with pytest.raises(Corrupt):
+            envelope.verify(front + data[-64:], DocType.RECORD, RING.root_public)
+        newer = front + RING.root_key().sign(b"tandem record signature 1\0" + front)
+        with pytest.raises(Unsupported) as caught:
+            envelope.verify(newer, DocType.RECORD, RING.root_public)
+        assert caught.value.remedy == "upgrade tandem"
+        assert envelope.unverified_body(newer, DocType.RECORD) == {"n": 5}
+
+
 def test_a_signed_document_that_is_too_large_is_never_made() -> None:
     with pytest.raises(ValueError, match="too large"):
         envelope.sign(DocType.RECORD, {"x": bytes(envelope.MAX_DOCUMENT)}, RING.root_key())
