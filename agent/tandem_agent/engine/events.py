@@ -7,6 +7,7 @@ one `Segment`, then `Leave`. Plain data; no thread is started here.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,13 +62,13 @@ the next subfolder that was left."""
 @dataclass(frozen=True, slots=True)
 class Enter:
     """A folder begins. ``path`` is absolute. ``reusable`` is False for folders that are only partly looked
-    at (parents of sources): nothing is kept of those. ``device`` is its st_dev, ``rows`` the number of
+    at (parents of sources): nothing is kept of those. ``device`` is its st_dev, ``rows`` are the
     pages that the files cache has of it."""
 
     path: bytes
     device: int
     reusable: bool
-    rows: int = 0
+    rows: Sequence[Row] = ()
 
 
 @dataclass(frozen=True, slots=True)

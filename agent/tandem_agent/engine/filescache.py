@@ -195,33 +195,37 @@ class FilesCache:
         found = self._sql().execute("SELECT data FROM details WHERE id = ?", (row.detail,)).fetchone()
         return None if found is None else _decode_detail(row, found[0])
 
-    def replace(self, path: bytes, rows: Sequence[Row | NewRow], before: int) -> None:
-        """The folder's pages from now on; those given as `Row` are kept as they are. ``before``: how many
-        rows it had."""
-        self._try(lambda: self._replace(path, rows, before), None)
+    def put(self, path: bytes, part: int, row: Row | NewRow) -> None:
+        """Page ``part`` of the folder from now on: a new one, or one of the last backup's."""
+        self._try(lambda: self._put(path, part, row), None)
 
-    def _replace(self, path: bytes, rows: Sequence[Row | NewRow], before: int) -> None:
-        if before:
-            kept = {row.detail for row in rows if isinstance(row, Row)}
-            old = self._sql().execute("SELECT detail FROM pages WHERE path = ?", (path,)).fetchall()
-            self._sql().execute("DELETE FROM pages WHERE path = ?", (path,))
-            self._drop_details([number for number in old if number[0] not in kept])
-        for part, row in enumerate(rows):
-            if isinstance(row, Row):
-                fields: list[Any] = [part, row.run, row.first, row.digest, row.page, row.children, row.detail]
-            else:
-                number = self._next_detail
-                self._next_detail += 1
-                self._new_details.append((number, _encode_detail(row)))
-                fields = [part, self._run, row.first, row.digest, row.page, row.children, number]
-            self._new_pages.append((path, *fields, _row_sum(path, fields)))
+    def _put(self, path: bytes, part: int, row: Row | NewRow) -> None:
+        if isinstance(row, Row):
+            fields: list[Any] = [part, row.run, row.first, row.digest, row.page, row.children, row.detail]
+        else:
+            number = self._next_detail
+            self._next_detail += 1
+            self._new_details.append((number, _encode_detail(row)))
+            fields = [part, self._run, row.first, row.digest, row.page, row.children, number]
+        self._new_pages.append((path, *fields, _row_sum(path, fields)))
         if len(self._new_pages) >= _WRITE_AT_ONCE:
             self._write()
+
+    def finish(self, path: bytes, parts: int, before: int, details: Sequence[int]) -> None:
+        """The folder has ``parts`` pages now; it had ``before``, and their ``details`` are of no more use."""
+        self._try(lambda: self._finish(path, parts, before, details), None)
+
+    def _finish(self, path: bytes, parts: int, before: int, details: Sequence[int]) -> None:
+        self._drop_details([(number,) for number in details])
+        if parts < before:
+            self._sql().execute("DELETE FROM pages WHERE path = ? AND part >= ?", (path, parts))
 
     def _write(self) -> None:
         connection = self._sql()
         connection.executemany("INSERT INTO details VALUES (?, ?)", self._new_details)
-        connection.executemany("INSERT INTO pages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._new_pages)
+        connection.executemany(
+            "INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._new_pages
+        )
         self._new_details, self._new_pages = [], []
 
     def forget(self, path: bytes) -> None:

@@ -131,7 +131,6 @@ class _Run:
                 packs += 1
                 blobs += sum(len(frame.lengths) for frame in pack.frames)
                 stored += len(pack.data)
-                self._progress.bytes_stored += len(pack.data)
                 self._ids.handed_over(pack)
                 self._pack_pool.give(memoryview(pack.buffer))
         finally:

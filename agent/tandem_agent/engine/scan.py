@@ -16,6 +16,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tandem_agent.engine.attributes import KINDS, extras_of
 from tandem_agent.engine.channel import Stopped
@@ -201,10 +202,10 @@ class Scanner:
 
     def _enter(self, path: bytes, fd: int, device: int, inode: int) -> _Level:
         rows = self._cache.rows(path)
-        self._emit(Enter(path, device, True, len(rows)))
+        self._emit(Enter(path, device, True, rows))
         self._progress.current_path = path
         try:
-            names = sorted([name.encode(_ENCODING, _ERRORS) for name in os.listdir(fd)])
+            names = _names(fd)
         except OSError as error:
             self._warnings.add_error(path, error)
             names = []
@@ -366,6 +367,17 @@ class Scanner:
                 self._warnings.add_error(path, error)
         return _entry(name, st, 0, None, extras_of(st, DIR, attributes) if attributes else None)
 
+    def leading_entry(self, name: bytes, st: os.stat_result, path: bytes) -> Draft:
+        """The entry of a folder that only leads to a source."""
+        try:
+            fd = _open_folder(path, None, follow=True)
+        except OSError:  # it may be entered and not listed, which is enough to reach the source
+            return self.folder_entry(name, st, -1, path)
+        try:
+            return self.folder_entry(name, st, fd, path)
+        finally:
+            os.close(fd)
+
     def single(self, folder: int, name: bytes, st: os.stat_result, path: bytes) -> Draft | None:
         """The entry of a source that is not a folder, in the open ``folder``."""
         if stat.S_ISREG(st.st_mode):
@@ -401,6 +413,16 @@ def _open_folder(name: bytes, folder: int | None, follow: bool = False) -> int:
         return os.open(name, flags | os.O_NOATIME, dir_fd=folder)
     except PermissionError:
         return os.open(name, flags, dir_fd=folder)
+
+
+def _names(folder: int) -> list[bytes]:
+    """The names in an open folder, sorted by their bytes. Each is replaced in place, so that a folder of a
+    million takes the memory of one list."""
+    names: list[Any] = os.listdir(folder)
+    for i, name in enumerate(names):
+        names[i] = name.encode(_ENCODING, _ERRORS)
+    names.sort()
+    return names
 
 
 def _identities(paths: Sequence[bytes]) -> set[tuple[int, int]]:

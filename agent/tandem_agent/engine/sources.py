@@ -60,7 +60,6 @@ class SourceWalk:
     def run(self, root: Node) -> None:
         if root.source:
             self._walk(b"/", root)
-            self._found += 1
         else:
             self._above(b"/", root)
         if not self._found:
@@ -97,7 +96,7 @@ class SourceWalk:
                 self._missing.append(path)
                 return None
             self._above(path, node)
-            return self._scanner.folder_entry(name, st, -1, path)
+            return self._scanner.leading_entry(name, st, path)
         if not stat.S_ISDIR(st.st_mode):
             self._found += 1
             return self._single(path, name, st)

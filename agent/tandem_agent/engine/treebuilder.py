@@ -10,7 +10,7 @@ from __future__ import annotations
 import grp
 import pwd
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import cast
@@ -105,15 +105,17 @@ Content = tuple[bytes, bool]
 @dataclass(slots=True)
 class _Folder:
     """A folder whose pages are being made. ``names``, ``stats`` and ``contents`` are of the page
-    under way; ``before`` is how many pages the files cache has of it."""
+    under way; ``before`` are the pages that the files cache has of it, ``kept`` the details of those that were
+    taken over, ``same`` says that nothing else has come yet."""
 
     path: bytes
     device: int
     reusable: bool
-    before: int
+    before: Sequence[Row]
     builder: PageBuilder | None = None
     pages: list[bytes] = field(default_factory=list)
-    rows: list[Row | NewRow] = field(default_factory=list)
+    kept: set[int] = field(default_factory=set)
+    same: bool = True
     children: deque[Content | None] = field(default_factory=deque)
     names: list[bytes] = field(default_factory=list)
     stats: list[int] = field(default_factory=list)
@@ -184,7 +186,7 @@ class TreeBuilder:
         folder = self._stack.pop()
         if folder.builder is not None:
             self._page(folder, folder.builder.finish())
-        self._keep(folder)
+        self._noted(folder)
         content = self._store.content(folder.pages)
         if self._stack:
             self._stack[-1].children.append(None if event.gone else content)
@@ -193,13 +195,22 @@ class TreeBuilder:
         else:
             self._root = content[0]
 
-    def _keep(self, folder: _Folder) -> None:
-        """Note the folder's pages for the next backup, unless they are the same as before."""
-        same = len(folder.rows) == folder.before and all(
-            isinstance(row, Row) and row.part == part for part, row in enumerate(folder.rows)
-        )
-        if folder.reusable and not same:
-            self._cache.replace(folder.path, folder.rows, folder.before)
+    def _note(self, folder: _Folder, row: Row | NewRow) -> None:
+        """Note a page for the next backup; one that stands where it stood is noted already."""
+        part = len(folder.pages) - 1
+        if isinstance(row, Row):
+            folder.kept.add(row.detail)
+            if row.part == part:
+                return
+        folder.same = False
+        self._cache.put(folder.path, part, row)
+
+    def _noted(self, folder: _Folder) -> None:
+        """All pages of the folder are noted: drop what is left of those before."""
+        before = folder.before
+        if folder.reusable and not (folder.same and len(before) == len(folder.pages)):
+            gone = [row.detail for row in before if row.detail not in folder.kept]
+            self._cache.finish(folder.path, len(folder.pages), len(before), gone)
 
     # Segments
 
@@ -213,7 +224,7 @@ class TreeBuilder:
         at_page_start = folder.builder is None or not folder.builder.waiting
         if at_page_start and len(contents) == len(children) and children_digest(contents) == row.children:
             folder.pages.append(row.page)
-            folder.rows.append(row)
+            self._note(folder, row)
             return
         detail = self._cache.detail(row)
         if detail is None:
@@ -280,9 +291,9 @@ class TreeBuilder:
         if folder.reusable:
             # Of what is in the page: a name that could not be read is not, so it is tried again.
             digest = stats_digest(folder.device, folder.names, folder.stats)
-            first = folder.names[0] if folder.rows else b""
+            first = folder.names[0] if len(folder.pages) > 1 else b""
             children = children_digest(folder.contents)
-            folder.rows.append(NewRow(first, digest, content_id, children, folder.stats, page))
+            self._note(folder, NewRow(first, digest, content_id, children, folder.stats, page))
         folder.names, folder.stats, folder.contents = [], [], []
 
 
