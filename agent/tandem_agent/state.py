@@ -450,7 +450,7 @@ def _sync_folder(folder: str) -> None:
 
 def _translated(fault: Exception, path: str) -> TandemError:
     text = str(fault)
-    if "full" in text or getattr(fault, "errno", None) == 28:
+    if "full" in text or getattr(fault, "errno", None) == 28 or ("I/O" in text and _no_room(path)):
         return Full(
             f"no space for the local state ({path})", "make room there; nothing was touched on any tier"
         )
@@ -462,3 +462,12 @@ def _translated(fault: Exception, path: str) -> TandemError:
     return Refused(
         f"the local state {path} cannot be used ({text})", "check the folder's permissions and file system"
     )
+
+
+def _no_room(path: str) -> bool:
+    """SQLite calls a full disk an I/O error where its shared memory file cannot grow."""
+    try:
+        about = os.statvfs(os.path.dirname(path))
+    except OSError:
+        return False
+    return about.f_bavail * about.f_frsize < 1 << 16

@@ -9,7 +9,7 @@ what the objects are for: that is the use case's business.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,18 +64,17 @@ async def reachable_targets(
     deadline = None if wait_s is None else clock() + wait_s
     while True:
         await tiers.contact(deadline=deadline)
+        reasons = "; ".join(f"{t.name}: {t.reason or t.state}" for t in tiers.tiers)
         live = tiers.state.live()
         chosen = choose_targets([tier.facts() for tier in tiers.tiers], live)
         targets = [t for t in tiers.by_id(chosen) if only is None or t.id in set(only)]
         if targets:
             return targets
-        left = POLL_S if deadline is None else min(POLL_S, deadline - clock())
-        if left <= 0:
-            reasons = "; ".join(f"{t.name}: {t.reason or t.state}" for t in tiers.tiers)
-            raise NoTierReachable(f"no tier can be written to ({reasons})", "bring one back and run it again")
         if progress is not None:
             progress.phase = "waiting for a tier"
-        await asyncio.sleep(left)
+        await asyncio.sleep(POLL_S if deadline is None else min(POLL_S, max(0.0, deadline - clock())))
+        if deadline is not None and clock() >= deadline:
+            raise NoTierReachable(f"no tier can be written to ({reasons})", "bring one back and run it again")
 
 
 async def wait_until_held(
