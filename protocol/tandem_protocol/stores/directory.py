@@ -78,6 +78,10 @@ class DirectoryStore(Store):
             # as damaged and writes again, while two racing writers still cannot both win.
             self._write_file(name, data)
             folder.sync_parent(name)
+        except FileExistsError:
+            # Its writer may have died before this sync; whoever reads the name now relies on it.
+            folder.sync_parent(name)
+            raise
         finally:
             folder.forget(temporary)
 
@@ -130,6 +134,7 @@ class DirectoryStore(Store):
             return False
         if size != length:
             raise Exists(f"{self._root}/{name} is there with {size} bytes where {length} belong")
+        self._folder.sync_parent(name)
         return True
 
     def _publish(self, temporary: str, name: str, length: int) -> None:

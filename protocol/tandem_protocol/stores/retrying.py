@@ -53,7 +53,8 @@ class RetryingStore(Store):
     ) -> None:
         self.on_session = on_session
         self._make = make
-        self._policy = policy or RetryPolicy()
+        self.policy = policy or RetryPolicy()
+        """May be replaced between verbs: somebody who waits for the first contact wants to know soon."""
         self._sleep = sleep
         self._inner: Store | None = None
         self._sessions = 0
@@ -140,7 +141,7 @@ class RetryingStore(Store):
 
     async def _repeat(self, attempt: Callable[[Store, Callable[[int], None]], Awaitable[_T]]) -> _T:
         """The answer of ``attempt``, given an open session and a counter of bytes moved."""
-        policy = self._policy
+        policy = self.policy
         moved = 0
 
         def count(more: int) -> None:

@@ -86,7 +86,8 @@ class SftpFolder:
                 if self._exists(name):
                     self._settle(name)
                     raise Exists(f"{self._place}: {name} is there") from error
-                raise
+                # Asked before the temporary file goes: its room would look free.
+                raise self._explain(error, f"create {name}", len(data)) from error
             finally:
                 self._later(sftp.CMD_CLOSE, handle)
                 self._later(sftp.CMD_REMOVE, self._path(temporary))
@@ -127,10 +128,11 @@ class SftpFolder:
             try:
                 self._requests.write(handle, data[done:], done, sent)
                 self._finish(handle, part, name, len(data))
-            except StatusError:
+            except StatusError as error:
+                cause = self._explain(error, f"write {name}", len(data))
                 # Whatever failed (space, the fsync), this file is not to be built upon.
                 self._later(sftp.CMD_REMOVE, self._path(part))
-                raise
+                raise cause from error
             finally:
                 self._later(sftp.CMD_CLOSE, handle)
 

@@ -1,0 +1,223 @@
+"""The directory store where file systems differ or are tampered with (tier-protocol.md, "Where they are, and
+creating once": link, else RENAME_NOREPLACE, else O_EXCL; an unmount cannot redirect writes)."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.mounts import tmpfs
+
+from tandem_protocol.errors import Exists, Full, Missing, Refused, Unavailable
+from tandem_protocol.stores import folder as folder_module
+from tandem_protocol.stores.directory import DirectoryStore
+
+NAME = "packs/ab/" + "ab" * 32
+CLAIM = "revisions/000000000000/00/01.claim"
+_CALLS = ("_link", "_rename_noreplace")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[DirectoryStore]:
+    store = DirectoryStore(str(tmp_path / "root"), make_root=True)
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture(
+    params=[("_link",), ("_rename_noreplace",), _CALLS], ids=["no-link", "no-noreplace", "neither"]
+)
+def poorer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A file system without some of the calls, as FAT, SMB and FUSE have it."""
+
+    def lacks(number: int) -> Callable[[str, str, int, int], None]:
+        def call(source: str, target: str, origin: int, goal: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return call
+
+    for name, number in zip(request.param, (errno.EPERM, errno.EINVAL), strict=False):
+        monkeypatch.setattr(folder_module, name, lacks(number))
+    yield
+
+
+@pytest.mark.usefixtures("poorer")
+async def test_creating_is_exclusive_on_poorer_file_systems_too(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    second = DirectoryStore(str(tmp_path / "root"))
+    await second.open()
+
+    async def attempt(who: DirectoryStore, name: str, data: bytes) -> bool:
+        try:
+            await who.create(name, data)
+        except Exists:
+            return False
+        return True
+
+    for number in range(60):
+        name = f"epochs/{number:016x}"
+        won = await asyncio.gather(attempt(store, name, b"first"), attempt(second, name, b"other"))
+        assert sorted(won) == [False, True]
+        assert await store.read(name) == (b"first" if won[0] else b"other")
+    await second.close()
+    assert [entry async for entry in store.list("tmp")] == []
+
+
+@pytest.mark.usefixtures("poorer")
+async def test_putting_and_moving_on_poorer_file_systems(store: DirectoryStore) -> None:
+    await store.put(NAME, b"data")
+    await store.put(NAME, b"data")
+    with pytest.raises(Exists):
+        await store.put(NAME, b"other size")
+    await store.move(NAME, "quarantine/removed/x")
+    await store.put(NAME, b"again")
+    with pytest.raises(Exists):
+        await store.move(NAME, "quarantine/removed/x")
+    assert await store.read("quarantine/removed/x") == b"data"
+    assert [entry async for entry in store.list("tmp")] == []
+
+
+async def test_links_are_never_followed(store: DirectoryStore, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / ("ab" * 32)).write_bytes(b"planted")
+    root = tmp_path / "root"
+    (root / "packs").mkdir()
+    (root / "packs" / "ab").symlink_to(elsewhere)
+    (root / "tandem").symlink_to(elsewhere / ("ab" * 32))
+    for attempt in (
+        store.read(NAME),
+        store.put(NAME, b"x"),
+        store.create(NAME, b"x"),
+        store.delete(NAME),
+        store.read("tandem"),
+    ):
+        with pytest.raises(Refused):
+            await attempt
+    with pytest.raises(Missing):
+        await store.size("tandem")
+    assert (elsewhere / ("ab" * 32)).read_bytes() == b"planted"
+    assert [entry.name async for entry in store.list("packs")] == []
+
+
+async def test_what_is_no_file_is_no_object_and_hangs_nothing(store: DirectoryStore, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "root" / "tandem")
+    with pytest.raises(Missing):
+        await store.read("tandem")
+    with pytest.raises(Missing):
+        await store.size("tandem")
+    assert [entry.name async for entry in store.list("")] == []
+
+
+async def test_an_unmount_does_not_redirect_writes(tmp_path: Path) -> None:
+    """Another disk over the path, then none: what is written stays on the one that was opened."""
+    root = tmp_path / "vault"
+    with tmpfs(root, "size=8m"):
+        store = DirectoryStore(str(root))
+        await store.open()
+        await store.create("tandem", b"identity")
+        with tmpfs(root, "size=8m"):
+            await store.put(NAME, b"data")
+            assert os.listdir(root) == []
+        assert (root / NAME).read_bytes() == b"data"
+    await store.create(CLAIM, b"claim")  # unmounted lazily: the path is the empty folder below again
+    assert os.listdir(root) == []
+    assert await store.read(CLAIM) == b"claim"
+    await store.close()
+    empty = DirectoryStore(str(root))
+    await empty.open()
+    with pytest.raises(Missing):
+        await empty.read("tandem")
+    await empty.close()
+
+
+async def test_every_publication_is_synced(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file before its name, its folder after it, and each new parent's own folder."""
+    events: list[str] = []
+    real_fsync, real_link, real_mkdir = os.fsync, os.link, os.mkdir
+
+    def path_of(fd: int) -> str:
+        return os.readlink(f"/proc/self/fd/{fd}").partition("/root")[2] or "/"
+
+    def fsync(fd: int) -> None:
+        name = path_of(fd)
+        events.append("sync a file" if name.startswith("/tmp/") else f"sync {name}")
+        real_fsync(fd)
+
+    def link(*args: str, **kwargs: int) -> None:
+        events.append("link")
+        real_link(*args, **kwargs)  # type: ignore[arg-type]  # passed on as they came
+
+    def mkdir(name: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        real_mkdir(name, mode, dir_fd=dir_fd)
+        events.append(f"mkdir {name}")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    await store.create("epochs/0000000000000001", b"x")
+    assert events == ["mkdir tmp", "sync /", "sync a file", "mkdir epochs", "sync /", "link", "sync /epochs"]
+    events.clear()
+    await store.put(NAME, b"data")
+    assert events == ["sync a file", "mkdir packs", "sync /", "mkdir ab", "sync /packs", "sync /packs/ab"]
+    events.clear()
+    await store.put(NAME, b"data")  # it may stand there since a run that was killed before its last sync
+    assert events == ["sync /packs/ab"]
+    events.clear()
+    with pytest.raises(Exists):
+        await store.create("epochs/0000000000000001", b"x")
+    assert events[-1] == "sync /epochs"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, Full),
+        (errno.EDQUOT, Full),
+        (errno.EACCES, Refused),
+        (errno.EROFS, Refused),
+        (errno.EIO, Unavailable),
+        (errno.ESTALE, Unavailable),
+        (errno.ENODEV, Unavailable),
+    ],
+)
+async def test_faults_of_the_system_are_told_apart(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    def fail(_fd: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    await store.put("keys/" + "00" * 32, b"x")
+    monkeypatch.setattr(os, "fsync", fail)
+    for attempt in (store.put("keys/" + "11" * 32, b"x"), store.create("keys/" + "22" * 32, b"x")):
+        with pytest.raises(kind) as caught:
+            await attempt
+        assert type(caught.value) is kind
+    monkeypatch.undo()
+    assert [entry.name async for entry in store.list("keys")] == ["00" * 32]
+    await store.put("keys/" + "11" * 32, b"x")
+
+
+async def test_a_share_that_cannot_sync_folders_is_not_power_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store = DirectoryStore(str(tmp_path))
+    await store.open()
+    assert not store.power_safe
+    await store.put(NAME, b"data")
+    assert await store.read(NAME) == b"data"
+    await store.close()
