@@ -8,6 +8,7 @@ tier, nothing is claimed or judged: a second installation may read.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -34,7 +35,7 @@ from tandem_protocol.store import Store
 from tandem_protocol.verdict import State as TierState
 
 READ_ATTEMPTS = 3
-"""Where another tier can answer instead, a dead link is not retried for long."""
+"""Where another tier can answer instead, and at a first contact, a dead link is not retried for long."""
 
 
 @asynccontextmanager
@@ -73,10 +74,14 @@ async def _from_first(
 ) -> RepositoryView:
     last: TandemError = NoTierReachable("no tier is configured", "name one with --from URL")
     for tier in tiers:
-        store = make_retrying(config, tier, attempts=READ_ATTEMPTS if len(tiers) > 1 else None)
+        store = make_retrying(config, tier)
+        patient = store.policy
+        store.policy = dataclasses.replace(patient, attempts=min(READ_ATTEMPTS, patient.attempts))
         opened = open_store(tier.name, store, lambda slots: open_any_slot(slots, passphrase()))
         try:
-            return await stack.enter_async_context(opened)
+            view = await stack.enter_async_context(opened)
+            store.policy = patient
+            return view
         except (Unavailable, Missing, Corrupt) as fault:
             last = fault
     raise last
