@@ -178,7 +178,7 @@ async def _finish(
         started_ns=started,
         ended_ns=ended,
         utc_offset_s=int(offset.total_seconds()) if offset is not None else 0,
-        zone=local.tzname() or "",
+        zone=_zone(),
         point_in_time=False,
         stats=result.stats,
     )
@@ -193,6 +193,16 @@ async def _finish(
         "warnings": result.warnings[:100],
     }
     await writer.finish(data, about)
+
+
+def _zone() -> str:
+    """The machine's IANA time zone, or "" where it has none that is known."""
+    from tzlocal import get_localzone_name
+
+    try:
+        return get_localzone_name()
+    except (LookupError, OSError):
+        return ""
 
 
 def _host_id() -> str:
