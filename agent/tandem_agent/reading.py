@@ -19,7 +19,7 @@ from tandem_agent.backups import BackupInfo, info_of
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.engine.fetch import Fetcher, NamedStore
 from tandem_protocol.browse import StoredHistory, history_from_store
-from tandem_protocol.errors import Corrupt, Missing, TandemError
+from tandem_protocol.errors import Corrupt, Missing, TandemError, Unsupported
 from tandem_protocol.history import LiveObject
 from tandem_protocol.index import PackEntry, decode_segment
 from tandem_protocol.keys import KeyRing, check_ring_matches
@@ -90,7 +90,7 @@ async def _each(
     async def one(item: LiveObject) -> list[PackEntry] | TandemError:
         try:
             return await work(item)
-        except (Missing, Corrupt) as error:
+        except (Missing, Corrupt, Unsupported) as error:
             return error
 
     return list(await asyncio.gather(*(one(item) for item in items)))
@@ -131,7 +131,7 @@ async def _trailer(fetcher: Fetcher, pack: LiveObject) -> list[PackEntry]:
                 offset = pack.size - span
                 tail, _ = await fetcher.read(ObjectType.PACK, pack.name, offset, span, others | avoid)
             found = await asyncio.to_thread(read_trailer, fetcher.ring, tail, pack.size)
-        except (Corrupt, Missing):
+        except (Corrupt, Missing, Unsupported):
             fetcher.note(tier, ObjectType.PACK, pack.name, "damaged")
             avoid.add(tier)
             continue
