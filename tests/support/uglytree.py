@@ -117,17 +117,17 @@ class _Builder:
 
     def deep(self) -> None:
         """Deeper than PATH_MAX: made from inside, one folder at a time."""
-        at = os.open(self._folder(b"deep"), os.O_RDONLY)
+        levels = [os.open(self._folder(b"deep"), os.O_RDONLY)]
         for level in range(40 if self._extreme else 6):
             name = b"%03d-" % level + b"d" * 200
-            os.mkdir(name, dir_fd=at)
-            below = os.open(name, os.O_RDONLY, dir_fd=at)
-            os.close(at)
-            at = below
-        fd = os.open(b"at the bottom", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=at)
+            os.mkdir(name, dir_fd=levels[-1])
+            levels.append(os.open(name, os.O_RDONLY, dir_fd=levels[-1]))
+        fd = os.open(b"at the bottom", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=levels[-1])
         os.write(fd, b"made it")
-        os.close(fd)
-        os.close(at)
+        levels.append(fd)
+        while levels:
+            os.utime(levels[-1], ns=(len(levels), 10**18 + len(levels)))
+            os.close(levels.pop())
         path = self._folder(b"nested")
         for level in range(300):
             path += b"/n%d" % (level % 10)
@@ -260,10 +260,10 @@ class _Builder:
             os.makedirs(folder, exist_ok=True)
             self._file(folder + b"/%d.txt" % number)
         with os.scandir(self._made.root) as tops:
-            names = sorted(entry.path for entry in tops if entry.name not in (b"times", b"deep"))
+            names = sorted(entry.path for entry in tops if entry.name != b"deep")
         for top in names:
             for path, folders, others in os.walk(top, topdown=False):
-                for name in sorted(folders) + sorted(others):
+                for name in sorted(folders) + (sorted(others) if not top.endswith(b"/times") else []):
                     self._stamp(path + b"/" + name)
             self._stamp(top)
         self._stamp(self._made.root)

@@ -243,7 +243,7 @@ class TreeWalker:
         page: Page | None = None
         for part in filter(None, normal_path(path).split(b"/")):
             if entry is not None and entry[0] != DIR:
-                raise Missing(f"not a folder: {show(entry[1])!r}, on the way to {show(path)!r}")
+                raise Missing(f"not in this backup: /{show(normal_path(path))}", "it is below a file")
             entry, page = await self._look_up(content, indirect, part, path)
             content, indirect = entry[8], is_indirect(entry)
         return entry, page
@@ -255,7 +255,7 @@ class TreeWalker:
                     if entry[1] == name:
                         return entry, page
                 break
-        raise Missing(f"not in this backup: {show(path)!r}", "`tandem ls` shows what is")
+        raise Missing(f"not in this backup: /{show(normal_path(path))}", "see 'tandem ls'")
 
 
 def is_indirect(entry: Entry) -> bool:
