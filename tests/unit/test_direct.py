@@ -7,6 +7,7 @@ import os
 import random
 
 import pytest
+
 from tandem_protocol.stores import direct
 from tandem_protocol.stores.directory import DirectoryStore
 

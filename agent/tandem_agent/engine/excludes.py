@@ -1,13 +1,15 @@
 """Which names a scan leaves out: patterns in gitignore's syntax, relative to each source.
 
-As with git, what lies in an excluded folder cannot be taken back in, since the folder is not entered.
+As with git, what lies in an excluded folder cannot be taken back in, since the folder is not entered; so each
+name is asked for by itself, from the top down, and the last pattern that matches it decides.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from pathspec import GitIgnoreSpec
+from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 from tandem_protocol.errors import Usage
 
@@ -20,18 +22,29 @@ class Excluder:
 
     def __init__(self, patterns: Sequence[str]) -> None:
         """Raises `Usage` naming the pattern that is not one."""
-        kept = [pattern for pattern in patterns if pattern.strip()]
-        for pattern in kept:
+        self._rules: list[tuple[re.Pattern[str], bool]] = []
+        for pattern in patterns:
             try:
-                GitIgnoreSpec.from_lines([pattern])
+                made = GitIgnoreSpecPattern(pattern)
             except ValueError as error:
                 raise Usage(
                     f"{pattern!r} is not an exclude pattern", "see gitignore(5) for the syntax"
                 ) from error
-        self._spec = GitIgnoreSpec.from_lines(kept)
-        self.active = bool(kept)
+            if made.regex is not None and made.include is not None:
+                self._rules.append((made.regex, made.include))
+        self._rules.reverse()
+        self.active = bool(self._rules)
 
     def excluded(self, relative: bytes, is_folder: bool) -> bool:
-        """Whether ``relative`` (below the source, no slash in front) is to be left out."""
+        """Whether ``relative`` (below the source, no slash in front) is to be left out. The folders that it
+        is in are taken to be in."""
         text = relative.decode("utf-8", "surrogateescape")
-        return bool(self._spec.match_file(text + "/" if is_folder else text))
+        if is_folder:
+            text += "/"
+        for regex, exclude in self._rules:
+            found = regex.match(text)
+            # The library's one group is the slash at which a pattern matched a folder; anywhere but at the
+            # end that is a folder further up, which was asked for before.
+            if found is not None and (not found.lastindex or found.end(1) == len(text)):
+                return exclude
+        return False

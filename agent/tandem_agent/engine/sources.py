@@ -103,12 +103,21 @@ class SourceWalk:
         return self._walk(path, node, st)
 
     def _walk(self, path: bytes, node: Node, st: os.stat_result | None = None) -> Draft | None:
+        for name, child in node.children.items():
+            self._below(join(path, name), child)
         entry = self._scanner.walk(path, st or os.stat(path), node.follow)
         if entry is None:
             self._missing.append(path)
         else:
             self._found += 1
         return entry
+
+    def _below(self, path: bytes, node: Node) -> None:
+        """Sources below another one come with it; only one that is not there needs a word."""
+        if node.source and not os.path.lexists(path):
+            self._warnings.add(path, "is not there")
+        for name, child in node.children.items():
+            self._below(join(path, name), child)
 
     def _single(self, path: bytes, name: bytes, st: os.stat_result) -> Draft | None:
         """A source that is not a folder."""
