@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import signal
 import sys
@@ -95,6 +93,9 @@ def common_options(function: F) -> F:
 def run_async(main: Coroutine[Any, Any, T]) -> T:
     """Run ``main`` to its end. SIGINT, SIGTERM and SIGHUP cancel it; `StopRequestedError` is raised when it
     has cleaned up. A second signal ends the process at once (what is written is safe at every moment)."""
+    import asyncio
+    import logging
+
     # Libraries log what their callers are told anyway; without a handler Python would print it.
     logging.getLogger().addHandler(logging.NullHandler())
     with asyncio.Runner() as runner:
@@ -102,6 +103,8 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
 
 
 async def _stoppable(main: Coroutine[Any, Any, T]) -> T:
+    import asyncio
+
     loop = asyncio.get_running_loop()
     task = loop.create_task(main)
     stopping = False

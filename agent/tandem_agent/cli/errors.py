@@ -6,7 +6,6 @@ the state folder, and the line says where.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -52,13 +51,18 @@ def describe(error: BaseException, settings: Settings) -> tuple[int, str, str]:
         return USAGE, printable(what[:1].lower() + what[1:]), f"see '{where} --help'"
     if isinstance(error, click.ClickException):
         return USAGE, printable(error.format_message()), ""
-    if isinstance(error, KeyboardInterrupt | click.Abort | StopRequestedError | asyncio.CancelledError):
+    if isinstance(error, KeyboardInterrupt | click.Abort | StopRequestedError) or _is_cancelled(error):
         return INTERRUPTED, "interrupted", "run it again to go on from where it was"
     if isinstance(error, BaseExceptionGroup):
         return min((describe(e, settings) for e in error.exceptions), key=lambda d: _rank(d[0]))
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else FAILED, "", ""
     return _unexpected(error, settings)
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    asyncio = sys.modules.get("asyncio")  # if it was never imported, nothing was cancelled
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
 def _rank(code: int) -> int:
