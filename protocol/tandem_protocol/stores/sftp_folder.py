@@ -2,27 +2,26 @@
 
 create: temporary file, fsync, hard link to the name, else plain rename, else exclusive open; fsync again on
 the same handle. put: a part in ``tmp/`` that a later attempt goes on from, size checked, fsync, plain
-rename, fsync again. A bare "Failure" may mean "is there", "no space" or "read-only": the server is asked
-which. Requests that do not depend on each other go out together; round trips are what costs here.
+rename, fsync again. Requests that do not depend on each other go out together: round trips are
+what costs here.
 """
 
 from __future__ import annotations
 
-import os
 import posixpath
-import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from paramiko import sftp
 
-from ..errors import Corrupt, Exists, Missing, Refused, TandemError, Unavailable
+from ..errors import Corrupt, Exists, Missing, Unavailable
 from ..names import valid
 from ..store import Entry
 from .faults import temporary_name
 from .folder import CONTENT
-from .sftp_errors import StatusError, from_status, full
-from .sftp_requests import Attributes, Long, Reply, Requests, read_attributes
+from .sftp_calls import HARDLINK, SftpCalls
+from .sftp_errors import StatusError
+from .sftp_requests import Reply, read_attributes
 
 MAX_OBJECT = 256 * 1024 * 1024
 """Bytes of the longest object that is read whole: a server's word on a size is not trusted beyond it."""
@@ -30,47 +29,11 @@ MAX_OBJECT = 256 * 1024 * 1024
 MAX_NAMES = 262_144
 """Names (and answers) that one folder may have before its listing is refused."""
 
-_HARDLINK, _FSYNC, _STATVFS = b"hardlink@openssh.com", b"fsync@openssh.com", b"statvfs@openssh.com"
-_MODE_FLAG = 0x4
-_FILE_MODE, _FOLDER_MODE = 0o600, 0o700
-_NEW = sftp.SFTP_FLAG_READ | sftp.SFTP_FLAG_WRITE | sftp.SFTP_FLAG_CREATE | sftp.SFTP_FLAG_EXCL
 _READ_AHEAD = 4
 
 
-class SftpFolder:
-    """One session's view of the root. ``place`` is its address for messages."""
-
-    def __init__(self, requests: Requests, root: str, place: str) -> None:
-        self._requests = requests
-        self._root = root
-        self._place = place
-        self.power_safe = _FSYNC in requests.extensions
-
-    def enter(self, make: bool) -> None:
-        """See that the root is a folder; make it and its parents first if ``make``."""
-        with self._explained("open the folder"):
-            try:
-                found = self._stat(self._path(""))
-            except StatusError as error:
-                if error.code != sftp.SFTP_NO_SUCH_FILE:
-                    raise
-                if not make:
-                    raise Unavailable(
-                        f"{self._place}: there is no such folder on the server",
-                        "check the path, and that the disk behind it is mounted there",
-                    ) from error
-                self._make_root()
-                found = self._stat(self._path(""))
-        if not found.is_folder:
-            raise Refused(f"{self._place} is not a folder", "give the path of a folder")
-
-    def _make_root(self) -> None:
-        path = ""
-        for part in self._root.split("/"):
-            path = f"{path}{part}/"
-            if part:
-                with suppress(StatusError):
-                    self._mkdir(os.fsencode(path.rstrip("/")))
+class SftpFolder(SftpCalls):
+    """The verbs, in one session. Names are checked by the caller."""
 
     def create(self, name: str, data: memoryview) -> None:
         temporary = temporary_name(name)
@@ -95,9 +58,9 @@ class SftpFolder:
     def _publish_new(self, temporary: str, name: str) -> bool:
         """Give the temporary file its name exclusively. False: this server can do that in neither way."""
         source, target = self._path(temporary), self._path(name)
-        if _HARDLINK in self._requests.extensions:
+        if HARDLINK in self._requests.extensions:
             try:
-                self._with_parents(name, sftp.CMD_EXTENDED, _HARDLINK, source, target)
+                self._with_parents(name, sftp.CMD_EXTENDED, HARDLINK, source, target)
                 return True
             except StatusError:
                 if self._exists(name):
@@ -325,102 +288,6 @@ class SftpFolder:
                 self._requests.call(sftp.CMD_RMDIR, path)
             self._settle(posixpath.dirname(name))
 
-    def _path(self, name: str) -> bytes:
-        root = os.fsencode(self._root)
-        if not root:
-            return name.encode() or b"."
-        return root.rstrip(b"/") + b"/" + name.encode() if name else root
-
-    def _open(self, path: bytes, flags: int) -> bytes:
-        return self._requests.call(sftp.CMD_OPEN, path, flags, _MODE_FLAG, _FILE_MODE).string()
-
-    def _open_new(self, name: str) -> bytes:
-        reply = self._with_parents(name, sftp.CMD_OPEN, self._path(name), _NEW, _MODE_FLAG, _FILE_MODE)
-        return reply.string()
-
-    def _with_parents(self, name: str, kind: int, *fields: int | bytes) -> Reply:
-        """The request; if it says "no such file", once more with the parent folders of ``name`` made."""
-        try:
-            return self._requests.call(kind, *fields)
-        except StatusError as error:
-            if error.code not in (sftp.SFTP_NO_SUCH_FILE, sftp.SFTP_FAILURE):
-                raise
-            there = self._is_folder(posixpath.dirname(name))
-            if there and error.code == sftp.SFTP_FAILURE:
-                raise
-        # A folder that is there now was not a moment ago: another session made it.
-        walked = ""
-        for part in () if there else name.split("/")[:-1]:
-            walked = f"{walked}/{part}" if walked else part
-            # Its answer does not matter: "is there" and worse are both told by the request itself.
-            with suppress(StatusError):
-                self._mkdir(self._path(walked))
-        return self._requests.call(kind, *fields)
-
-    def _mkdir(self, path: bytes) -> None:
-        self._requests.call(sftp.CMD_MKDIR, path, _MODE_FLAG, _FOLDER_MODE)
-
-    def _stat(self, path: bytes) -> Attributes:
-        return read_attributes(self._requests.call(sftp.CMD_STAT, path))
-
-    def _lstat(self, path: bytes) -> Attributes:
-        return read_attributes(self._requests.call(sftp.CMD_LSTAT, path))
-
-    def _exists(self, name: str) -> bool:
-        try:
-            self._lstat(self._path(name))
-        except StatusError as error:
-            if error.code == sftp.SFTP_NO_SUCH_FILE:
-                return False
-            raise
-        return True
-
-    def _is_folder(self, name: str) -> bool:
-        try:
-            return self._stat(self._path(name)).is_folder
-        except StatusError:
-            return False
-
-    def _sync(self, handle: bytes) -> None:
-        if self.power_safe:
-            self._requests.call(sftp.CMD_EXTENDED, _FSYNC, handle)
-
-    def _settle(self, name: str) -> None:
-        """Best effort: what an earlier session published under ``name``, or a folder, goes to disk now."""
-        if not self.power_safe:
-            return
-        with suppress(StatusError):
-            handle = self._open(self._path(name), sftp.SFTP_FLAG_READ)
-            self._later(sftp.CMD_EXTENDED, _FSYNC, handle)
-            self._requests.call(sftp.CMD_FSTAT, handle)
-            self._later(sftp.CMD_CLOSE, handle)
-
-    def _later(self, kind: int, *fields: int | bytes) -> None:
-        """A request whose answer nobody needs; a link that broke is no new fault then."""
-        with suppress(TandemError):
-            self._requests.drop(self._requests.ask(kind, *fields))
-
-    @contextmanager
-    def _explained(self, doing: str, need: int = 0) -> Iterator[None]:
-        try:
-            yield
-        except StatusError as error:
-            raise self._explain(error, doing, need) from error
-
-    def _explain(self, error: StatusError, doing: str, need: int = 0) -> TandemError:
-        """The project's error for a status; what "Failure" means is asked of the file system."""
-        doing = f"{doing} on {self._place}"
-        if error.code == sftp.SFTP_FAILURE and _STATVFS in self._requests.extensions:
-            with suppress(StatusError, struct.error):
-                reply = self._requests.call(sftp.CMD_EXTENDED, _STATVFS, self._path(""))
-                values = struct.unpack(">11Q", reply.take(88))
-                free, files, free_files, flags = values[1] * values[4], values[5], values[7], values[9]
-                if need and (free < need or (files and not free_files)):
-                    return full(f"cannot {doing}: no room is left")
-                if flags & 1:
-                    return Refused(f"cannot {doing}: it is mounted read-only", "mount it for writing there")
-        return from_status(error, doing)
-
 
 def _listed(reply: Reply) -> Iterator[Entry | None]:
     """The entries of one READDIR answer; None for a name that is passed over."""
@@ -439,6 +306,3 @@ def _listed(reply: Reply) -> Iterator[Entry | None]:
 
 def _ignore(_count: int) -> None:
     """Nobody watches the progress of a small file."""
-
-
-__all__ = ["MAX_NAMES", "MAX_OBJECT", "Long", "SftpFolder"]

@@ -7,6 +7,7 @@ allows. Only algorithms without known weakness are offered.
 from __future__ import annotations
 
 import contextlib
+import getpass
 import logging
 import os
 import socket
@@ -112,7 +113,7 @@ class ParamikoLink:
 
     def _log_in(self, transport: paramiko.Transport) -> None:
         target = self._target
-        user = target.user or os.environ.get("USER") or "root"
+        user = target.user or getpass.getuser()
         refused: Exception | None = None
         if target.password is not None:
             try:
