@@ -150,7 +150,12 @@ class ScriptedServer:
         if handle in self._listed:
             return status(number, sftp.SFTP_EOF)
         self._listed.add(handle)
-        return listing(number, [n.rpartition(b"/")[2] for n in self.files if n.rpartition(b"/")[0] == handle])
+        below = [path for path in self.files if path.rpartition(b"/")[0] == handle]
+        entries = [
+            string(path.rpartition(b"/")[2]) + string(b"") + attributes(len(self.files[path]), FILE)
+            for path in below
+        ]
+        return packet(sftp.CMD_NAME, number, struct.pack(">I", len(entries)) + b"".join(entries))
 
     def on_extended(self, number: int, name: bytes, fields: Reply) -> bytes:
         if name == b"statvfs@openssh.com":
