@@ -4,9 +4,13 @@ A Store knows names and bytes. It does not know tiers, revisions, keys or retrie
 a Tier judges. Names are relative paths of lowercase ASCII parts joined by ``/`` (``names.valid``);
 every store refuses any other name before it acts, in both directions.
 
+An object is a file, or a folder that holds the one file ``c`` (how FTP creates exclusively): every verb that
+finds one takes both forms for the object. Links are no objects.
+
 Every verb raises only kinds of ``errors``: `Unavailable` (transient; the session is then useless and must
-be closed), `Missing`, `Exists`, `Refused`, `Full`, `Corrupt` (the server breaks its own protocol).
-A verb that was cancelled or failed may or may not have happened: all verbs may be repeated.
+be closed), `Missing`, `Exists`, `Refused`, `Full`, `Corrupt` (the server breaks its own protocol; the
+session is useless too). A verb that was cancelled or failed may or may not have happened: all verbs may be
+repeated. A cancelled verb may end the session; the next verb then says `Unavailable`.
 """
 
 from __future__ import annotations
@@ -38,8 +42,8 @@ class Store(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Begin a session. A root that is not there is `Unavailable` (not mounted), never made here,
-        unless the store was built with ``make_root=True`` (init and tier add only)."""
+        """Begin a session; a new one after `close`. A root that is not there is `Unavailable` (not mounted),
+        never made here, unless the store was built with ``make_root=True`` (init and tier add only)."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -48,14 +52,19 @@ class Store(ABC):
     @abstractmethod
     async def create(self, name: str, data: Buffer) -> None:
         """Publish whole or not at all, durably, and only if ``name`` is not there: else `Exists`.
-        Exactly one of two racing calls wins. Makes parent folders. After a lost reply the caller reads."""
+        Exactly one of two racing calls wins. Makes parent folders. After a lost reply the caller reads; what
+        `Exists` speaks of is durable by then, as far as the store can make it so."""
 
     @abstractmethod
     async def put(self, name: str, data: Buffer, sent: Callable[[int], None] | None = None) -> None:
         """Publish an immutable object durably under ``name``; readers see all of it or nothing.
         There already with the same size: done. With another size: `Exists` (the caller moves it to
-        quarantine first). Goes on from a part that an earlier put left in ``tmp/``, after reading that
-        part back. ``sent`` is told the number of bytes each time some have been handed over."""
+        quarantine first). Where bytes are dear (a server), it goes on from a part that an earlier put left
+        in ``tmp/``, after reading that part back.
+
+        ``sent`` is called on the event loop's thread with the number of bytes each time some have been
+        taken by the other side. Bytes that were there already are not told, and bytes that a wrapper sends
+        again are told again: it is traffic, not progress. ``data`` must stay as it is until this ends."""
 
     @abstractmethod
     async def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -69,7 +78,8 @@ class Store(ABC):
     @abstractmethod
     def list(self, folder: str) -> AsyncIterator[Entry]:
         """The names directly in ``folder`` ("" is the root), in any order; none if it is not there.
-        Names that are not valid are passed over: nothing of Tandem's is called so."""
+        Names that are not valid are passed over: nothing of Tandem's is called so. An object in the form of
+        a folder is listed as the object, with the size of its content."""
 
     @abstractmethod
     async def move(self, source: str, target: str) -> None:
