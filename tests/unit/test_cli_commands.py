@@ -389,7 +389,9 @@ def test_tiers_json_has_the_fields_of_the_contract(
     assert app.run(["tiers", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"head": 5, "tiers": [fields]}
     assert app.run(["tiers"]) == 0
-    assert "2 revisions, 7 objects, 9.0 kB" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 revision(s), 7 object(s), 9.0 kB" in out
+    assert "\nremote: connection refused\n" in out
 
 
 class TestInit:

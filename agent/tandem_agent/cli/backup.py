@@ -111,7 +111,5 @@ def _show(result: BackupResult) -> None:
         f"{output.size(result.bytes_read)} read, {output.size(result.bytes_stored)} stored "
         f"in {output.duration(result.seconds)} (revision {result.revision})"
     )
-    rows = [
-        [f"  {t.name}", "has it" if t.has_it else t.state, output.shown(t.reason or "")] for t in result.tiers
-    ]
-    output.emit_table(["  TIER", "STATE", ""], rows)
+    output.emit_table(["TIER", "STATE"], [[t.name, "has it" if t.has_it else t.state] for t in result.tiers])
+    output.emit_reasons(t for t in result.tiers if not t.has_it)

@@ -81,6 +81,13 @@ def emit_table(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Ite
         print("  ".join(cells).rstrip())
 
 
+def emit_reasons(tiers: Iterable[Any]) -> None:
+    """Why a tier is not as it should be, a line each below the table: reasons are long."""
+    for tier in tiers:
+        if tier.reason:
+            print(f"{tier.name}: {shown(tier.reason)}")
+
+
 def notice(text: str) -> None:
     """One line for people beside the result."""
     print(text, file=sys.stderr)

@@ -77,14 +77,15 @@ def _check_tier(config: Config, wanted: str | None) -> None:
 
 
 async def _place_alone(where: Mapping[str, Any]) -> Config:
-    """A configuration with one tier, ``from``, and no repository of its own: what was confirmed of its
-    server in earlier runs is still known."""
+    """A configuration with one tier, called by its URL, and no repository of its own. A server whose key
+    was confirmed by ``init`` for this user's usual repository is known."""
     from ..config import Config, TierConfig, default_state_dir
     from ..places import parse_place
 
+    place = parse_place(where["url"], os.getcwd())
     tier = TierConfig(
-        name="from",
-        place=parse_place(where["url"], os.getcwd()),
+        name=place.url,
+        place=place,
         identity_file=_absolute(where["identity_file"]),
         password_file=_absolute(where["password_file"]),
         host_keys=tuple(where["accepted"]),

@@ -35,11 +35,11 @@ def tiers(settings: Settings) -> int:
             str(tier.revision),
             _lacks(tier.missing_revisions, tier.missing_objects, tier.missing_bytes),
             output.shown(tier.url),
-            output.shown(tier.reason or ""),
         ]
         for tier in status.tiers
     ]
-    output.emit_table(["NAME", "STATE", "REVISION", "LACKS", "URL", ""], rows, right=[2])
+    output.emit_table(["NAME", "STATE", "REVISION", "LACKS", "URL"], rows, right=[2])
+    output.emit_reasons(status.tiers)
     return 0
 
 
@@ -54,7 +54,7 @@ async def _tiers(settings: Settings, config: Config) -> TiersStatus:
 def _lacks(revisions: int | None, objects: int | None, size: int | None) -> str:
     if not revisions and not objects:
         return "nothing" if revisions == 0 else "-"
-    return f"{revisions} revisions, {objects} objects, {output.size(size or 0)}"
+    return f"{revisions} revision(s), {objects} object(s), {output.size(size or 0)}"
 
 
 @click.command(epilog="\b\nExample:\n  tandem sync\n  tandem sync remote --full")
@@ -83,13 +83,11 @@ def sync(settings: Settings, names: tuple[str, ...], full: bool) -> int:
                 str(tier.objects),
                 output.size(tier.bytes),
                 output.duration(tier.seconds),
-                output.shown(tier.reason or ""),
             ]
             for tier in result.tiers
         ]
-        output.emit_table(
-            ["NAME", "STATE", "REVISIONS", "OBJECTS", "SENT", "TIME", ""], rows, right=[2, 3, 4, 5]
-        )
+        output.emit_table(["NAME", "STATE", "REVISIONS", "OBJECTS", "SENT", "TIME"], rows, right=[2, 3, 4, 5])
+        output.emit_reasons(result.tiers)
     return 0 if all(tier.state == "online" for tier in result.tiers) else NO_TIER
 
 
