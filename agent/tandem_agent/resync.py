@@ -8,7 +8,7 @@ What is there already is not sent again, so a stopped run goes on where it was.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,11 +18,11 @@ from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet, refresh
 from tandem_agent.wiring import Agent
 from tandem_protocol import names
-from tandem_protocol.errors import Corrupt, Missing, SecondInstallation, TandemError, Usage
+from tandem_protocol.errors import Corrupt, Missing, SecondInstallation, TandemError, Unavailable, Usage
 from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.names import ObjectType
 from tandem_protocol.planning import lacks, writable_now
-from tandem_protocol.replicate import Outcome, in_parallel, replicate, sizes_of
+from tandem_protocol.replicate import Outcome, in_parallel, read_verified, replicate, sizes_of
 from tandem_protocol.revision import ObjectRef
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import State as TierState
@@ -108,19 +108,17 @@ class _Levelling:
         numbers = sorted(facts.missing)
         await self._claim(numbers)
         present = await sizes_of(tier.store, wanted)
-        bad = [o for o in wanted if present.get(o.name) not in (None, o.size) or o.name in facts.lacking]
-        for found in bad:
-            await tier.move_aside(names.object_path(found.type, found.name))
-            present.pop(found.name, None)
+        # Durable before anything is copied: a run that is stopped here must not leave it counted as held.
+        lost = [o.name for o in wanted if facts.holds_last(o) and present.get(o.name) != o.size]
+        state.add_lacking(tier.id, lost)
+        await self._set_aside(wanted, present, facts.lacking)
         outcome = await self._copy([o for o in wanted if o.name not in present])
         present |= await sizes_of(tier.store, [live[name] for name in outcome.copied])
-        await self._finish(numbers, present, live, facts.lacking)
-        if full and not outcome.failed and tier.reachable:
-            state.set_compared(tier.id)
-        if full and outcome.failed:
+        await self._finish(numbers, present, live)
+        if full:
             state.add_lacking(tier.id, outcome.failed)
-        if tier.reachable:
-            refresh(tier)
+            state.set_compared(tier.id)
+        refresh(tier)
         if outcome.failed:
             name, reason = next(iter(outcome.failed.items()))
             tier.set_state(
@@ -128,6 +126,26 @@ class _Levelling:
                 f"{len(outcome.failed)} objects cannot be had now ({name.hex()[:12]}: {reason})",
             )
         return outcome
+
+    async def _set_aside(
+        self, wanted: Iterable[LiveObject], present: dict[bytes, int], lacking: frozenset[bytes]
+    ) -> None:
+        """Make room for good bytes: what has a wrong size goes to quarantine, and what was found bad before, if
+        reading it shows that it still is."""
+        for found in wanted:
+            size = present.get(found.name)
+            if size is None or (size == found.size and found.name not in lacking):
+                continue
+            if size != found.size or not await self._is_good(found):
+                await self._tier.move_aside(names.object_path(found.type, found.name))
+                del present[found.name]
+
+    async def _is_good(self, found: LiveObject) -> bool:
+        try:
+            await read_verified(self._tier.store, found)
+        except (Corrupt, Missing):
+            return False
+        return True
 
     async def _claim(self, numbers: Sequence[int]) -> None:
         await self._tier.write_epoch()
@@ -139,9 +157,10 @@ class _Levelling:
         await in_parallel(self._tier.store.parallel, [partial(claim, n) for n in numbers])
 
     async def _copy(self, refs: Sequence[LiveObject]) -> Outcome:
-        facts = {other.id: other.facts() for other in self._others if other.reachable}
+        others = [(other, other.facts()) for other in self._others if other.reachable]
+        # Those known to hold it first; the rest may have it all the same, and it is verified anyway.
         sources = {
-            ref.name: [o.store for o in self._others if o.id in facts and facts[o.id].holds_last(ref)]
+            ref.name: [o.store for o, _ in sorted(others, key=lambda pair: not pair[1].holds_last(ref))]
             for ref in refs
         }
         self._counters.queued_bytes += sum(ref.size for ref in refs)
@@ -161,13 +180,13 @@ class _Levelling:
     def _note_bad(self, store: Store, ref: ObjectRef | LiveObject, fault: TandemError) -> None:
         """A source that turned out not to have it good lacks it from now on, until it is healed."""
         other = next(o for o in self._others if o.store is store)
-        if isinstance(fault, (Corrupt, Missing)):
+        if not isinstance(fault, (Corrupt, Missing)):
+            other.fail(fault)
+        elif isinstance(ref, LiveObject) and other.facts().holds_last(ref):
             self._state.add_lacking(other.id, [ref.name])
             refresh(other)
 
-    async def _finish(
-        self, numbers: Sequence[int], present: dict[bytes, int], live: Live, lacking: frozenset[bytes]
-    ) -> None:
+    async def _finish(self, numbers: Sequence[int], present: dict[bytes, int], live: Live) -> None:
         """The records whose objects are all there, the highest last; a look; then it is known."""
         tier, state = self._tier, self._state
         held = tier.facts()
@@ -176,7 +195,8 @@ class _Levelling:
         ready = writable_now(records, known | present, tier.id, live)
         for number in ready:
             await tier.write_record(state.record(number))
-        await tier.look()
-        if tier.reachable:
-            state.remove_lacking(tier.id, lacking & present.keys())
-            state.confirm(ready, [tier.id])
+        if reason := await tier.verify(ready):
+            raise Unavailable(f"tier {tier.name}: {reason}")
+        good = {name for name, size in present.items() if name in live and live[name].size == size}
+        state.remove_lacking(tier.id, state.lacking(tier.id) & good)
+        state.confirm(ready, [tier.id])

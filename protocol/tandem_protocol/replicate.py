@@ -5,11 +5,12 @@ collection. Needs no key, for an object's name is the hash of its bytes. Decides
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 
-from .errors import Corrupt, Exists, Missing, TandemError
+from .errors import Corrupt, Exists, Full, Missing, SecondInstallation, TandemError, Unavailable
 from .history import LiveObject
 from .names import ObjectType, object_folders, object_name, object_path, parse_object_name
 from .revision import ObjectRef
@@ -20,6 +21,9 @@ LIST_ABOVE = 1000
 
 READ_AHEAD = 2
 """Objects read while another is being written; each takes memory of its size."""
+
+REFUSED_IN_A_ROW = 3
+"""An object that a target refuses is left out; so many in a row and it is the target that is at fault."""
 
 
 @dataclass(slots=True)
@@ -95,19 +99,41 @@ async def replicate(
     """Copy ``refs``, in order, to ``target`` from the first of ``sources`` (by object name) that verifies.
 
     ``heal(path)`` moves aside what stands in the way with another size. What no source has is left out and
-    told in the outcome; a fault of the target is raised, after which a repeated call goes on.
+    told in the outcome, as is a single object that the target refuses; any other fault of the target is raised,
+    after which a repeated call goes on. A second installation found on a source is raised too.
     """
     outcome = Outcome()
-    async for ref, data in _read_ahead(refs, sources, outcome, source_failed):
-        path = object_path(ref.type, ref.name)
-        try:
-            await target.put(path, data, sent)
-        except Exists:
-            await heal(path)
-            await target.put(path, data, sent)
-        outcome.copied.append(ref.name)
-        outcome.size += len(data)
+    refused = 0
+    async with aclosing(_read_ahead(refs, sources, outcome, source_failed)) as objects:
+        async for ref, data in objects:
+            try:
+                await _put(target, object_path(ref.type, ref.name), data, heal, sent)
+            except (Unavailable, Full, SecondInstallation):
+                raise
+            except TandemError as fault:
+                refused += 1
+                if refused > REFUSED_IN_A_ROW:
+                    raise
+                outcome.failed[ref.name] = str(fault)
+                continue
+            refused = 0
+            outcome.copied.append(ref.name)
+            outcome.size += len(data)
     return outcome
+
+
+async def _put(
+    target: Store,
+    path: str,
+    data: bytes,
+    heal: Callable[[str], Awaitable[None]],
+    sent: Callable[[int], None] | None,
+) -> None:
+    try:
+        await target.put(path, data, sent)
+    except Exists:
+        await heal(path)
+        await target.put(path, data, sent)
 
 
 async def _read_ahead(
@@ -115,27 +141,31 @@ async def _read_ahead(
     sources: Mapping[bytes, Sequence[Store]],
     outcome: Outcome,
     source_failed: Callable[[Store, ObjectRef | LiveObject, TandemError], None] | None,
-) -> AsyncIterator[tuple[ObjectRef | LiveObject, bytes]]:
+) -> AsyncGenerator[tuple[ObjectRef | LiveObject, bytes], None]:
     """Read the next objects while the caller writes one."""
-    queue: asyncio.Queue[tuple[ObjectRef | LiveObject, bytes] | None] = asyncio.Queue(READ_AHEAD)
+    queue: asyncio.Queue[tuple[ObjectRef | LiveObject, bytes] | Exception | None] = asyncio.Queue(READ_AHEAD)
+    gone: set[int] = set()
 
     async def produce() -> None:
         for ref in refs:
-            data = await _from_any(ref, sources.get(ref.name, ()), outcome, source_failed)
+            stores = [store for store in sources.get(ref.name, ()) if id(store) not in gone]
+            data = await _from_any(ref, stores, outcome, source_failed, gone)
             if data is not None:
                 await queue.put((ref, data))
-        await queue.put(None)
 
-    producer = asyncio.create_task(produce(), name="read ahead")
+    async def produce_to_the_end() -> None:
+        try:
+            await produce()
+        except Exception as fault:
+            await queue.put(fault)
+        else:
+            await queue.put(None)
+
+    producer = asyncio.create_task(produce_to_the_end(), name="read ahead")
     try:
-        while True:
-            getter = asyncio.ensure_future(queue.get())
-            done, _ = await asyncio.wait({getter, producer}, return_when=asyncio.FIRST_COMPLETED)
-            if getter not in done:
-                producer.result()
-            item = await getter
-            if item is None:
-                return
+        while (item := await queue.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
             yield item
     finally:
         producer.cancel()
@@ -147,13 +177,20 @@ async def _from_any(
     stores: Sequence[Store],
     outcome: Outcome,
     source_failed: Callable[[Store, ObjectRef | LiveObject, TandemError], None] | None,
+    gone: set[int],
 ) -> bytes | None:
+    """The bytes from the first of ``stores`` that has them good. A store that fails in another way than by one
+    object (``gone``) is not asked again: each question to a dead link takes minutes."""
     reason = "no other tier has it"
     for store in stores:
         try:
             return await read_verified(store, ref)
+        except SecondInstallation:
+            raise
         except TandemError as fault:
             reason = str(fault)
+            if not isinstance(fault, (Corrupt, Missing)):
+                gone.add(id(store))
             if source_failed is not None:
                 source_failed(store, ref, fault)
     outcome.failed[ref.name] = reason

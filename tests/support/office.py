@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from tandem_agent.config import Config
 from tandem_agent.progress import Progress
 from tandem_agent.state import Setup, State
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
-from tandem_agent.tiers.writing import Revision
+from tandem_agent.tiers.writing import Revision, reachable_targets
+from tandem_agent.wiring import Agent
 from tandem_protocol.errors import Unavailable
 from tandem_protocol.identity import Identity
 from tandem_protocol.keys import KeyRing, agent_slot
 from tandem_protocol.names import IDENTITY, ObjectType, object_name
 from tandem_protocol.revision import Certificate, Installation, Kind
-from tandem_protocol.store import Store
+from tandem_protocol.store import Buffer, Store
 from tandem_protocol.stores.memory import MemoryStore
 from tandem_protocol.stores.retrying import RetryingStore, RetryPolicy
 
@@ -40,14 +43,50 @@ class SwitchedStore(MemoryStore):
         self._place.check()
         super()._check(name)
 
+    async def create(self, name: str, data: Buffer) -> None:
+        if self._place.says("create", name):
+            await super().create(name, data)
+
+    async def put(self, name: str, data: Buffer, sent: Callable[[int], None] | None = None) -> None:
+        if self._place.says("put", name):
+            await super().put(name, data, sent)
+
+    async def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        self._place.says("read", name)
+        return await super().read(name, offset, length)
+
+    async def move(self, source: str, target: str) -> None:
+        if self._place.says("move", source):
+            await super().move(source, target)
+
 
 class Place:
-    """Where a tier is: its bytes, and whether its link is up. ``after``: verbs left before the link breaks."""
+    """Where a tier is: its bytes, and whether its link is up. ``after``: verbs left before the link breaks.
+    ``hook`` is told verb and name before they act; what it raises is raised, and if it gives False the verb is
+    said to be done and is not."""
 
     def __init__(self) -> None:
         self.shared: dict[str, bytes] = {}
         self.up = True
         self.after: int | None = None
+        self.hook: Callable[[str, str], bool | None] | None = None
+
+    def says(self, verb: str, name: str) -> bool:
+        return self.hook is None or self.hook(verb, name) is not False
+
+    def paths(self, start: str) -> list[str]:
+        """What is there below ``start``, in order."""
+        return sorted(path for path in self.shared if path.startswith(start))
+
+    def damage(self, path: str) -> None:
+        """Flip a bit in the middle."""
+        data = bytearray(self.shared[path])
+        data[len(data) // 2] ^= 1
+        self.shared[path] = bytes(data)
+
+    def roll_back(self, to: dict[str, bytes]) -> None:
+        self.shared.clear()
+        self.shared.update(to)
 
     def check(self) -> None:
         if self.after is not None:
@@ -111,6 +150,30 @@ class Office:
     def close(self) -> None:
         for state in self._opened:
             state.close()
+
+    def agent(self, tiers: TierSet | None = None) -> Agent:
+        """What the use cases take; without ``tiers`` of a fresh process."""
+        tiers = tiers or self.open()
+        return Agent(Config((), str(self.folder)), tiers.state, self.ring, tiers)
+
+    async def contacted(self) -> TierSet:
+        """A fresh process after its first contact."""
+        tiers = self.open()
+        await tiers.contact(60)
+        return tiers
+
+    def down(self, *names: str) -> None:
+        """Cut these links; all others are up."""
+        for name, place in self.places.items():
+            place.up, place.after = name not in names, None
+
+    async def write(self, tiers: TierSet | None = None, objects: int = 1, wait_s: float = 1.0) -> list[str]:
+        """One revision with some packs of 100 bytes; the names of the tiers that were confirmed."""
+        tiers = tiers or self.open()
+        revision = await Revision.begin(tiers, await reachable_targets(tiers, wait_s), Progress())
+        for _ in range(objects):
+            await revision.add(ObjectType.PACK, os.urandom(100))
+        return [tier.name for tier in await revision.commit(Kind.CHECKPOINT, {})]
 
     async def init(self) -> TierSet:
         """Revision 1 on every tier."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tandem_agent.state import State, TierRow, now_text
 from tandem_agent.tiers.contact import read_tier
@@ -114,6 +114,19 @@ class Tier:
             await self._rewrite(repair)
         self.set_state(verdict.state, verdict.reason)
         return verdict
+
+    async def verify(self, numbers: Iterable[int]) -> str:
+        """Look, after the records ``numbers`` were written: "" if claim and record of each stand there as the
+        journal says, else why they must not be counted as held. A server may say done and forget it."""
+        verdict = await self.look()
+        if verdict.case is not Case.LEVEL:
+            return verdict.reason
+        assert self.seen is not None
+        for number in numbers:
+            found = self.seen.numbers.get(number)
+            if found is None or not isinstance(found.claim, Claim) or not isinstance(found.record, Record):
+                return f"revision {number} was written there and is not to be found"
+        return ""
 
     async def _judge(self, store: Store) -> Verdict:
         believed = self.believed()

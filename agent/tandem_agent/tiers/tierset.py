@@ -153,12 +153,12 @@ async def write_revisions(tier: Tier, state: State, numbers: list[int]) -> None:
         await tier.write_claim(number, record.nonce, record.parents)
     for number in numbers:
         await tier.write_record(state.record(number))
-    verdict = await tier.look()
-    if tier.reachable:
-        state.confirm(numbers, [tier.id])
-        refresh(tier)
-    else:
-        log.warning("tier %s: not confirmed, %s", tier.name, verdict.reason)
+    reason = await tier.verify(numbers)
+    if reason:
+        log.warning("tier %s: not confirmed, %s", tier.name, reason)
+        return
+    state.confirm(numbers, [tier.id])
+    refresh(tier)
 
 
 def refresh(tier: Tier) -> None:

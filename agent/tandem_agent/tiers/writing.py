@@ -306,7 +306,10 @@ class Revision:
 
     async def _write_record(self, target: _Target, record: Record) -> None:
         await target.tier.write_record(record)
-        await self._look(target)
+        if reason := await target.tier.verify([record.number]):
+            raise Unavailable(f"tier {target.tier.name}: {reason}")
+        # Again: a storage that was rolled back to a moment between claim and record has lost objects only.
+        await self._check_sizes(target)
 
     async def _look(self, target: _Target) -> None:
         verdict = await target.tier.look()
