@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -22,8 +21,7 @@ from tandem_agent.engine.pipeline import run_backup_pipeline
 from tandem_agent.engine.scan import ScanOptions
 from tandem_agent.progress import Progress
 from tandem_agent.reading import NamedStore, RepositoryView
-from tandem_agent.restore import RestoreResult, restore
-from tandem_protocol.errors import Unavailable
+from tandem_agent.restore import restore
 from tandem_protocol.history import LiveObject
 from tandem_protocol.index import entry_of
 from tandem_protocol.keys import KeyRing
@@ -41,7 +39,9 @@ class Tiers:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ring = KeyRing.generate(bytes(16))
-        self.stores = {name: DirectoryStore(str(folder / name), make_root=True) for name in ("vault", "remote")}
+        self.stores = {
+            name: DirectoryStore(str(folder / name), make_root=True) for name in ("vault", "remote")
+        }
         self.index = BlobIndex(str(folder / "index"))
         self.live: dict[bytes, LiveObject] = {}
         self.warnings: list[str] = []
@@ -77,7 +77,9 @@ class Tiers:
         finally:
             cache.close()
         self.warnings = result.warnings
-        snapshot = Snapshot(bytes(16), result.root, "host", "", [os.fsencode(source)], 1, 2, stats=result.stats)
+        snapshot = Snapshot(
+            bytes(16), result.root, "host", "", [os.fsencode(source)], 1, 2, stats=result.stats
+        )
         return await self.put(ObjectType.SNAPSHOT, encode_snapshot(self.ring, snapshot))
 
     def view(self) -> RepositoryView:
@@ -127,6 +129,9 @@ async def test_rsync_sees_no_difference(tmp_path: Path, tiers: Tiers, ugly: str)
     await restore(tiers.view(), name, str(tmp_path / "out"))
     options = ["-aHAXSni", "--delete"] if os.geteuid() == 0 else ["-rlptHSni", "--delete"]
     done = subprocess.run(
-        ["rsync", *options, f"{ugly}/", f"{tmp_path}/out{ugly}/"], capture_output=True, timeout=100, check=False
+        ["rsync", *options, f"{ugly}/", f"{tmp_path}/out{ugly}/"],
+        capture_output=True,
+        timeout=100,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

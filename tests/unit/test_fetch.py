@@ -115,7 +115,7 @@ async def faulty_view(repo: SmallRepo, tmp_path: Path, *stores: Store) -> Reposi
 
 
 async def test_a_tier_that_fails_is_not_asked_again(tmp_path: Path) -> None:
-    repo, view, block, path = await one_blob(tmp_path)
+    repo, view, _, path = await one_blob(tmp_path)
     with scripted(Fault("read", 1, Refused("no permission"))) as script:
         faulty = FaultyStore(repo.stores["vault"], script)
         view.tiers[0] = NamedStore("vault", faulty, lambda _: True)
@@ -143,7 +143,7 @@ async def test_all_tiers_away(tmp_path: Path) -> None:
             NamedStore(name, FaultyStore(store, script), lambda _: True)
             for name, store in repo.stores.items()
         ]
-        with pytest.raises(NoTierReachable, match="every tier failed .vault: a scripted fault; remote"):
+        with pytest.raises(NoTierReachable, match=r"every tier failed .vault: a scripted fault; remote"):
             await fetcher(view).blob(block)
 
 

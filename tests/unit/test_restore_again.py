@@ -179,6 +179,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", place], check=True)
 
 
+def make_room(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=2m,nr_inodes=200", disk], check=True)
+
+
 @pytest.mark.parametrize("what", ["bytes", "inodes", "one large file"])
 async def test_full_disk(tmp_path: Path, small_disk: Path, what: str) -> None:
     """One clear line, nothing half-done left, and it goes on when there is room."""
@@ -198,7 +202,7 @@ async def test_full_disk(tmp_path: Path, small_disk: Path, what: str) -> None:
     assert "run the same command again" in caught.value.remedy
     left = os.listdir(small_disk)
     assert not [n for n in left if n.startswith(".tandem")]
-    subprocess.run(["mount", "-o", "remount,size=2m,nr_inodes=200", small_disk], check=True)
+    make_room(small_disk)
     again = await restore(view, name, str(small_disk))
     assert (again.exit_code, again.kept) == (0, len(left))
     assert len(os.listdir(small_disk)) == len(trees[what])
