@@ -67,12 +67,14 @@ def leftovers() -> set[str]:
     threads = {
         t.name for t in threading.enumerate() if t.name.startswith(("tandem-sftp", "tandem-ssh", "paramiko"))
     }
-    files = {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("tandem-known-hosts-")}
-    return threads | files
+    return threads | set(os.listdir(tempfile.gettempdir()))
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def nothing_left_behind(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
     before = leftovers()
     yield
     for thread in threading.enumerate():

@@ -14,11 +14,12 @@ import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import paramiko
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Refused, Unavailable, Usage
+
+if TYPE_CHECKING:
+    import paramiko
 
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
 _KEY_TYPES = {
@@ -129,6 +130,8 @@ async def fetch_host_keys(host: str, port: int = 22, timeout_s: float = 20) -> l
 
 def offered_keys(host: str, port: int, timeout_s: float = 20) -> list[OfferedKey]:
     """As `fetch_host_keys`, blocking. One connection per type: a server shows one key in each."""
+    import paramiko
+
     found: list[OfferedKey] = []
     trouble: Exception | None = None
     for names in _KEY_TYPES.values():
@@ -149,6 +152,8 @@ def offered_keys(host: str, port: int, timeout_s: float = 20) -> list[OfferedKey
 
 
 def _shown_key(host: str, port: int, names: tuple[str, ...], timeout_s: float) -> paramiko.PKey:
+    import paramiko
+
     with socket.create_connection((host, port), timeout_s) as sock:
         transport = paramiko.Transport(sock)
         try:

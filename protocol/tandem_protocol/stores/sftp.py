@@ -3,6 +3,7 @@
 The protocol is blocking code (sftp_folder.py over sftp_requests.py over a link) on one thread per session,
 so that a busy event loop does not slow it and it does not slow the loop. A verb that is cancelled cuts the
 link, which ends the thread's work at once; so does every fault that leaves the session in doubt.
+paramiko takes a quarter of a second to load, so it is loaded on that thread, while ``ssh`` connects.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import Corrupt, Unavailable
 from ..store import Buffer, Entry, Store
 from .faults import check_name
-from .sftp_folder import SftpFolder
-from .sftp_paramiko import ParamikoLink
-from .sftp_requests import Requests
 from .sftp_transport import SftpTarget, SshPipe, uses_system_ssh
+
+if TYPE_CHECKING:
+    from .sftp_folder import SftpFolder
+    from .sftp_paramiko import ParamikoLink
 
 _GIVE_UP_S = 5.0
 _T = TypeVar("_T")
@@ -30,17 +32,28 @@ class _Session:
     def __init__(self, target: SftpTarget, make_root: bool) -> None:
         self.target = target
         self.make_root = make_root
-        self.link = SshPipe(target) if uses_system_ssh(target) else ParamikoLink(target)
+        self.link = _make_link(target)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="tandem-sftp")
         self.folder: SftpFolder | None = None
 
     def connect(self) -> None:
         self.link.start()
+        from .sftp_folder import SftpFolder
+        from .sftp_requests import Requests
+
         requests = Requests(self.link, self.target.deadline_s)
         self.link.connected()
         folder = SftpFolder(requests, self.target.path, self.target.place)
         folder.enter(self.make_root)
         self.folder = folder
+
+
+def _make_link(target: SftpTarget) -> SshPipe | ParamikoLink:
+    if uses_system_ssh(target):
+        return SshPipe(target)
+    from .sftp_paramiko import ParamikoLink
+
+    return ParamikoLink(target)
 
 
 class SftpStore(Store):

@@ -1,15 +1,23 @@
 """What SFTP statuses and the words of ``ssh`` mean for whoever called: permanent, full, or worth a retry.
 
-Pure: bytes and texts in, the project's errors out. Texts of servers become printable in `TandemError`.
+Pure: codes and texts in, the project's errors out. Texts of servers become printable in `TandemError`.
+The codes stand here, not taken from paramiko: a connection through ``ssh`` begins before that is loaded.
 """
 
 from __future__ import annotations
 
 import re
 
-from paramiko import sftp
-
 from ..errors import Full, Missing, Refused, TandemError, Unavailable
+
+EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, OP_UNSUPPORTED = 1, 2, 3, 4, 8
+_MEANINGS = {
+    EOF: "End of file",
+    NO_SUCH_FILE: "No such file",
+    PERMISSION_DENIED: "Permission denied",
+    FAILURE: "Failure",
+    OP_UNSUPPORTED: "Operation unsupported",
+}
 
 MAX_TEXT = 300
 """Characters of a server's text that are shown."""
@@ -41,9 +49,7 @@ class StatusError(Exception):
 
     def __init__(self, code: int, text: str) -> None:
         self.code = code
-        self.text = text[:MAX_TEXT] or (
-            sftp.SFTP_DESC[code] if code < len(sftp.SFTP_DESC) else f"status {code}"
-        )
+        self.text = text[:MAX_TEXT] or _MEANINGS.get(code, f"status {code}")
         super().__init__(self.text)
 
 
@@ -51,11 +57,11 @@ def from_status(error: StatusError, doing: str) -> TandemError:
     """The error for a status whose cause is plain. A bare "Failure" is `Unavailable` here; whoever can
     ask the server more (free space, is the name taken) does that first."""
     text = f"cannot {doing}: {error.text}"
-    if error.code == sftp.SFTP_NO_SUCH_FILE:
+    if error.code == NO_SUCH_FILE:
         return Missing(text)
-    if error.code == sftp.SFTP_PERMISSION_DENIED:
+    if error.code == PERMISSION_DENIED:
         return Refused(text, _PERMISSION)
-    if error.code == sftp.SFTP_OP_UNSUPPORTED:
+    if error.code == OP_UNSUPPORTED:
         return Refused(text, "this server lacks what a tier needs; choose another")
     if _FULL_WORDS.search(error.text):
         return full(text)
