@@ -87,7 +87,8 @@ class ScriptedServer:
             return packet(sftp.CMD_VERSION, 3, extensions)
         first = fields.string()
         self.asked.append((kind, first))
-        return getattr(self, f"on_{sftp.CMD_NAMES[kind]}")(number, first, fields)
+        reply: bytes = getattr(self, f"on_{sftp.CMD_NAMES[kind]}")(number, first, fields)
+        return reply
 
     def on_stat(self, number: int, path: bytes, fields: Reply) -> bytes:
         if path in self.folders:

@@ -284,7 +284,7 @@ def test_a_silent_server_meets_its_deadline() -> None:
 
 def test_a_server_that_sends_a_byte_a_minute_meets_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(sftp_requests.time, "monotonic", lambda: now)
+    monkeypatch.setattr("tandem_protocol.stores.sftp_requests.time.monotonic", lambda: now)
 
     class Trickles(ScriptedServer):
         slow = False

@@ -9,7 +9,7 @@ import random
 import signal
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -297,7 +297,7 @@ async def test_one_failed_write_among_many_on_a_real_channel(tmp_path: Path) -> 
     class FailsOnce(asyncssh.SFTPServer):
         writes = 0
 
-        def write(self, file_obj: object, offset: int, data: bytes) -> int:
+        def write(self, file_obj: object, offset: int, data: bytes) -> int | Awaitable[int]:
             FailsOnce.writes += 1
             if FailsOnce.writes == 5:
                 raise asyncssh.SFTPFailure("a disk of the server hiccups")
