@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import msgpack
 from blake3 import blake3
 
-from tandem_agent.engine.blobruns import KEY, Place, Run, encode_record, grouped, merged, write_run
+from tandem_agent.engine.blobruns import KEY, Place, Run, encode_record, write_merged, write_records
 from tandem_agent.engine.packtable import PackTable
 from tandem_protocol.errors import Corrupt
 from tandem_protocol.frames import Frame
@@ -129,7 +129,7 @@ class BlobIndex:
         return False
 
     def lookup(self, content_id: bytes) -> Iterator[Place]:
-        """Every place of the blob, those added last first: (pack number, frame number, offset, length)."""
+        """Every place of the blob: (pack number, frame number, offset, length)."""
         key = content_id[:KEY]
         runs = self._runs
         found = self._delta.get(key)
@@ -176,17 +176,19 @@ class BlobIndex:
             ]
             if not records:
                 return
-            runs = [self._new_run(grouped(records), len(records)), *self._runs]
+            path = self._new_path()
+            write_records(path, records)
+            runs = [Run(path), *self._runs]
             while len(runs) > 1 and runs[1].count < 2 * runs[0].count:
-                runs[:2] = [self._new_run(merged(runs[:2]), runs[0].count + runs[1].count)]
+                path = self._new_path()
+                write_merged(path, runs[:2])
+                runs[:2] = [Run(path)]
             self._runs = tuple(runs)
             self._delta = {}
 
-    def _new_run(self, groups: Iterable[bytes], count: int) -> Run:
-        path = f"{self._folder}/run-{self._next_run}"
+    def _new_path(self) -> str:
         self._next_run += 1
-        write_run(path, groups, count)
-        return Run(path)
+        return f"{self._folder}/run-{self._next_run - 1}"
 
     def flush(self) -> None:
         """Make everything added so far durable."""

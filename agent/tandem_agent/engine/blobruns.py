@@ -10,7 +10,9 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from operator import sub
 from zlib import crc32
 
 from blake3 import blake3
@@ -73,6 +75,16 @@ class Run:
         table = self._table
         return self._bytes[_FIRST + table[number] * _SIZE : _FIRST + table[number + 1] * _SIZE]
 
+    def counts(self) -> Iterator[int]:
+        """The number of records of each group."""
+        table = self._table
+        return map(sub, table[1:], table[:-1])
+
+    def records(self) -> Iterator[bytes]:
+        """All records, group by group."""
+        data = self._bytes[_FIRST:]
+        return (data[at : at + _SIZE] for at in range(0, len(data), _SIZE))
+
     def find(self, key: bytes, damaged: Callable[[], None]) -> list[Place]:
         """Places of the 16-byte ``key``. ``damaged`` is called for a record that is passed over as such."""
         group = self.group(key[0] << 8 | key[1])
@@ -91,37 +103,32 @@ class Run:
         return places
 
 
-def write_run(path: str, groups: Iterable[bytes], count: int) -> None:
-    """Write a run durably. ``groups`` are the 65,536 groups of records in order, ``count`` records in all."""
-    ends = [0]
+def write_run(path: str, parts: Iterable[bytes], counts: Sequence[int]) -> None:
+    """Write a run durably. ``parts`` are its records in order of group, in any pieces; ``counts`` has the
+    number of records of each of the 65,536 groups."""
+    ends = [0, *accumulate(counts)]
+    table = struct.pack(f"<{_GROUPS + 1}I", *ends)
     with open(path, "wb") as file:
-        file.seek(_FIRST)
-        total = 0
-        for group in groups:
-            file.write(group)
-            total += len(group) // _SIZE
-            ends.append(total)
-        assert total == count and len(ends) == _GROUPS + 1
-        table = struct.pack(f"<{_GROUPS + 1}I", *ends)
-        file.seek(0)
-        file.write(_HEADER.pack(_MAGIC, count, blake3(table).digest()) + table)
+        file.write(_HEADER.pack(_MAGIC, ends[-1], blake3(table).digest()) + table)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
 
 
-def grouped(records: list[bytes]) -> Iterable[bytes]:
-    """The groups of records in any order."""
+def write_records(path: str, records: list[bytes]) -> None:
+    """Write a run of records in any order."""
     records.sort()
-    position, total = 0, len(records)
-    for number in range(_GROUPS):
-        prefix = number.to_bytes(2, "big")
-        first = position
-        while position < total and records[position].startswith(prefix):
-            position += 1
-        yield b"".join(records[first:position])
+    counts = [0] * _GROUPS
+    for record in records:
+        counts[record[0] << 8 | record[1]] += 1
+    write_run(path, records, counts)
 
 
-def merged(runs: Sequence[Run]) -> Iterable[bytes]:
-    """The groups of several runs, those of the first run first in each group."""
-    for number in range(_GROUPS):
-        yield b"".join([run.group(number) for run in runs])
+def write_merged(path: str, runs: Sequence[Run]) -> None:
+    """Write a run of all records of several runs."""
+    if sum(run.count for run in runs) <= _GROUPS:
+        write_records(path, [record for run in runs for record in run.records()])
+        return
+    counts = [sum(numbers) for numbers in zip(*(run.counts() for run in runs), strict=True)]
+    parts = (run.group(number) for number in range(_GROUPS) for run in runs)
+    write_run(path, parts, counts)

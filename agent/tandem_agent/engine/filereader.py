@@ -19,6 +19,7 @@ from tandem_agent.engine.cut import MAX_CHUNK, Cutter
 from tandem_agent.engine.events import Draft, Pending
 from tandem_agent.engine.packer import Batch, ChunkBatch, Pool, RunIds, SmallBatch
 from tandem_agent.engine.troubles import Warnings
+from tandem_agent.progress import Progress
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.pack import SMALL_FILE, TARGET_FRAME
 from tandem_protocol.tree import FILE
@@ -52,6 +53,7 @@ class FileReader:
         large: Pool,
         warnings: Warnings,
         counts: Counts,
+        progress: Progress,
     ) -> None:
         self._key = ring.content_id_key[1]
         self._ids = ids
@@ -60,6 +62,7 @@ class FileReader:
         self._large_pool = large
         self._warnings = warnings
         self._counts = counts
+        self._progress = progress
         self._cutter = Cutter(ring.gear_seed())
         self._uid = os.geteuid()
         self.attributes = AttributeReader()
@@ -75,6 +78,8 @@ class FileReader:
         if st.st_nlink > 1:
             linked = self._links.get((st.st_dev, st.st_ino))
             if linked is not None and linked[7] == st.st_size:
+                if st.st_size >= SMALL_FILE:
+                    self._progress.bytes_read += st.st_size
                 return (*linked[:1], name, *linked[2:])
         try:
             if st.st_size < SMALL_FILE:
@@ -204,6 +209,7 @@ class FileReader:
         if extents == whole:
             return pending if read else b"", read, None
         if read == sum(length for _, length in extents):
+            self._progress.bytes_read += size - read
             return pending, size, extents
         return pending, size, _truncated(extents, read)
 
@@ -220,6 +226,7 @@ class FileReader:
                 if not read:
                     break
                 self._filled += read
+                self._progress.bytes_read += read
                 offset, length, total = offset + read, length - read, total + read
             if length:
                 break

@@ -101,7 +101,14 @@ class _Run:
         trees = TreeStore(ring, self._ids, tree_packer)
         self._builder = TreeBuilder(trees, cache, self._warnings, lambda: self._stopped)
         reader = FileReader(
-            ring, self._ids, self._jobs, self._small_pool, self._large_pool, self._warnings, self._counted
+            ring,
+            self._ids,
+            self._jobs,
+            self._small_pool,
+            self._large_pool,
+            self._warnings,
+            self._counted,
+            progress,
         )
         self._reader = reader
         self._scanner = Scanner(

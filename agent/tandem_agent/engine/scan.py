@@ -26,6 +26,7 @@ from tandem_agent.engine.filereader import FileReader
 from tandem_agent.engine.filescache import STAT_FIELDS, FilesCache, Row, stats_digest
 from tandem_agent.engine.troubles import Warnings
 from tandem_agent.progress import Progress
+from tandem_protocol.pack import SMALL_FILE
 from tandem_protocol.tree import DIR, SYMLINK
 
 NAMES_AT_ONCE = 4096
@@ -222,11 +223,13 @@ class Scanner:
             for i, (name, st) in enumerate(zip(kept, stats, strict=True))
             if st.st_mode & 0o170000 == 0o040000
         ]
-        self._count(numbers, len(folders))
-        if row is not None and row.digest == stats_digest(level.device, kept, numbers) and self._believe(row):
+        same = row is not None and row.digest == stats_digest(level.device, kept, numbers)
+        believed = row if row is not None and same and self._believe(row) else None
+        self._count(numbers, len(folders), believed is not None)
+        if believed is not None:
             folders.reverse()
             level.children = folders
-            level.segment = Segment([], numbers, row, len(folders), [])
+            level.segment = Segment([], numbers, believed, len(folders), [])
             return
         entries = self._entries(level, kept, stats, numbers, row)
         folders.reverse()
@@ -262,17 +265,18 @@ class Scanner:
             return False
         return self._excluder.excluded(join(level.path, name)[len(self._source) + 1 :], is_folder)
 
-    def _count(self, numbers: list[int], folders: int) -> None:
+    def _count(self, numbers: list[int], folders: int, believed: bool) -> None:
         modes = numbers[4::STAT_FIELDS]
         sizes = numbers[1::STAT_FIELDS]
         regular = [size for size, mode in zip(sizes, modes, strict=True) if mode & 0o170000 == 0o100000]
         total = sum(regular)
+        small = total if believed else sum([size for size in regular if size < SMALL_FILE])
         counted, progress = self._counted, self._progress
         counted.files += len(regular)
         counted.others += len(modes) - len(regular) - folders
         counted.bytes += total
         progress.files += len(regular)
-        progress.bytes_read += total
+        progress.bytes_read += small  # large ones count as they are read
 
     def _believe(self, row: Row) -> bool:
         """Whether everything that the row speaks of, apart from subfolders, is on every target."""
@@ -326,6 +330,8 @@ class Scanner:
                 and (trusted or self._stored(found[1]))
             ):
                 entry = found[1]
+                if st.st_size >= SMALL_FILE:
+                    self._progress.bytes_read += st.st_size
                 if st.st_nlink > 1:
                     entry = (*entry[:9], {**(entry[9] or {}), "l": (st.st_dev, st.st_ino)})
             elif mode == 0o100000:
