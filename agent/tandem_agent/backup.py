@@ -92,7 +92,9 @@ async def backup(
         cache.commit(writer.revision_number)
         index.flush()
         if not writer.confirmed:
-            writer.confirmed = await wait_until_held(agent.tiers, writer.revision_number, wait_s, progress)
+            writer.confirmed = await wait_until_held(
+                agent.tiers, writer.revision_number, writer.begun_with, wait_s, progress
+            )
         for notice in notices:
             log.warning("index: %s", notice)
         return _result(agent, writer, result, about, time.monotonic() - clock)

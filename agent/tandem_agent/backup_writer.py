@@ -77,6 +77,10 @@ class BackupWriter:
         return self._current.targets
 
     @property
+    def begun_with(self) -> list[Tier]:
+        return self._current.begun_with
+
+    @property
     def revision_number(self) -> int:
         return self._current.number
 

@@ -32,17 +32,10 @@ class BackupInfo:
 
 def list_backups(state: State) -> list[BackupInfo]:
     """All backups known here, oldest first."""
-    holders = [
-        (tier.name, state.tier_revision(tier.id), bool(state.lacking(tier.id)), tier.id)
-        for tier in state.tiers()
-    ]
+    rows = state.tiers()
     found = []
     for number, info in state.backups():
-        tiers = [
-            name
-            for name, revision, lacks, tier in holders
-            if not lacks and (revision >= number or state.is_confirmed(number, tier))
-        ]
+        tiers = [row.name for row in rows if state.is_on(number, row.id)]
         found.append(info_of(number, info, tiers if info["status"] != "failed" else []))
     return found
 

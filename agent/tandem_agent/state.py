@@ -286,14 +286,16 @@ class State:
             self._db.execute("DELETE FROM intent WHERE decided = 1")
             self._db.execute("DELETE FROM answered")
 
-    def confirm(self, numbers: Iterable[int], tiers: Iterable[bytes]) -> None:
-        """These tiers hold these revisions, in the order in which the records were created there."""
+    def confirm(self, numbers: Iterable[int], tiers: Iterable[bytes], *, as_targets: bool = False) -> None:
+        """These tiers hold these revisions, in the order in which the records were created there. With
+        ``as_targets`` they were written by the operation itself: what it refers to is there too."""
         numbers = list(numbers)
         with self._transaction():
             for tier in tiers:
                 rows = [(tier, n) for n in numbers]
                 self._db.executemany("DELETE FROM missing WHERE tier = ? AND n = ?", rows)
-                self._db.executemany("INSERT OR IGNORE INTO confirmed VALUES (?2, ?1)", rows)
+                if as_targets:
+                    self._db.executemany("INSERT OR IGNORE INTO confirmed VALUES (?2, ?1)", rows)
                 if numbers:
                     self._db.execute("UPDATE tiers SET last_written = ? WHERE id = ?", (numbers[-1], tier))
 
@@ -350,8 +352,13 @@ class State:
         return {name for (name,) in self._db.execute("SELECT name FROM lacking WHERE tier = ?", (tier,))}
 
     def add_lacking(self, tier: bytes, names: Iterable[bytes]) -> None:
+        """These are not good there. What was confirmed before may need them, so it counts no more as such."""
         with self._transaction():
-            self._db.executemany("INSERT OR IGNORE INTO lacking VALUES (?, ?)", [(tier, n) for n in names])
+            added = self._db.executemany(
+                "INSERT OR IGNORE INTO lacking VALUES (?, ?)", [(tier, n) for n in names]
+            )
+            if added.rowcount > 0:
+                self._db.execute("DELETE FROM confirmed WHERE tier = ?", (tier,))
 
     def remove_lacking(self, tier: bytes, names: Iterable[bytes]) -> None:
         with self._transaction():
@@ -399,10 +406,11 @@ class State:
         rows = self._db.execute("SELECT n, info FROM backups ORDER BY n")
         return [(n, json.loads(info)) for n, info in rows]
 
-    def is_confirmed(self, number: int, tier: bytes) -> bool:
-        """Whether ``tier`` was confirmed to hold revision ``number``, and has not been rolled back since."""
+    def is_on(self, number: int, tier: bytes) -> bool:
+        """Whether backup ``number`` is on ``tier``: confirmed as a target of it, or everything up to it is held
+        with nothing lacking. Holding the number alone is not enough: it refers to what came before."""
         row = self._db.execute("SELECT 1 FROM confirmed WHERE n = ? AND tier = ?", (number, tier)).fetchone()
-        return row is not None
+        return row is not None or (self.tier_revision(tier) >= number and not self.lacking(tier))
 
     def key_slots(self) -> dict[bytes, bytes]:
         """This installation's copy of every live key slot, by object name; before init, of those to come."""

@@ -1,4 +1,4 @@
-"""Synchronisation: levelling from any tier, the net effect, healing, comparison in full (A7, A8, F5; trust.md 15, 61)."""
+"""Synchronisation: levelling from any tier, the net effect, healing, comparison in full (A7, A8, F5)."""
 
 from __future__ import annotations
 

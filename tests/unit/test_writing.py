@@ -90,12 +90,14 @@ async def test_only_a_lagging_tier_reachable_gets_the_write_whole(office: Office
     tiers = office.open()
     number, confirmed = await write(tiers)
     assert names_of(confirmed) == ["remote"]
-    assert tiers.state.is_confirmed(number, confirmed[0].id)
+    assert tiers.state.is_on(number, confirmed[0].id)
     assert confirmed[0].state.value == "lagging"
 
 
 @pytest.mark.parametrize("verbs", range(0, 40))
-async def test_a_link_that_breaks_at_any_verb_of_one_tier_leaves_the_other(office: Office, verbs: int) -> None:
+async def test_a_link_that_breaks_at_any_verb_of_one_tier_leaves_the_other(
+    office: Office, verbs: int
+) -> None:
     await office.init()
     tiers = office.open()
     await tiers.contact(60)
@@ -109,7 +111,9 @@ async def test_a_link_that_breaks_at_any_verb_of_one_tier_leaves_the_other(offic
 
 
 @pytest.mark.parametrize("verbs", range(0, 60))
-async def test_both_links_break_at_any_verb_and_the_next_write_needs_no_help(office: Office, verbs: int) -> None:
+async def test_both_links_break_at_any_verb_and_the_next_write_needs_no_help(
+    office: Office, verbs: int
+) -> None:
     await office.init()
     tiers = office.open()
     await tiers.contact(60)
@@ -131,7 +135,9 @@ async def test_both_links_break_at_any_verb_and_the_next_write_needs_no_help(off
     assert confirmed
 
 
-async def test_a_clone_that_wrote_is_found_by_the_first_and_nothing_is_written(office: Office, tmp_path: Path) -> None:
+async def test_a_clone_that_wrote_is_found_by_the_first_and_nothing_is_written(
+    office: Office, tmp_path: Path
+) -> None:
     """A10: exit code 4."""
     await office.init()
     clone = office.clone(tmp_path / "clone")

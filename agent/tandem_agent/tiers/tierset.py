@@ -17,7 +17,15 @@ from tandem_protocol.errors import SecondInstallation, TandemError
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.planning import writable_now
 from tandem_protocol.replicate import sizes_of
-from tandem_protocol.revision import NONCE_SIZE, Kind, ObjectRef, Record, RecordDraft, make_record
+from tandem_protocol.revision import (
+    MAX_OBJECTS,
+    NONCE_SIZE,
+    Kind,
+    ObjectRef,
+    Record,
+    RecordDraft,
+    make_record,
+)
 from tandem_protocol.verdict import State as TierState
 
 log = logging.getLogger(__name__)
@@ -45,6 +53,13 @@ class TierSet:
     @property
     def reachable(self) -> list[Tier]:
         return [tier for tier in self.tiers if tier.reachable]
+
+    def at_least_patience(self, deadline: float | None) -> float | None:
+        """``deadline`` (of the loop's clock), but not before the tiers had time to answer at all: who does not
+        want to wait for a tier still wants those that are there."""
+        return (
+            None if deadline is None else max(deadline, asyncio.get_running_loop().time() + self._patience_s)
+        )
 
     async def contact(self, patience_s: float | None = None, deadline: float | None = None) -> None:
         """Connect to every tier that is not reachable now, look at all, then end what was left open.
@@ -88,9 +103,9 @@ class TierSet:
                 enough = clock() + patience_s
                 deadline = enough if deadline is None else min(deadline, enough)
         for tier in (tasks[task] for task in waiting):
-            if not tier.reachable:
-                said = tier.last_fault or "no answer"
-                tier.set_state(TierState.OFFLINE, f"not reachable so far ({said})")
+            # Also one that could be reached before: without a finished look it is no target.
+            said = tier.last_fault or "no answer"
+            tier.set_state(TierState.OFFLINE, f"not reachable so far ({said})")
 
     def _end_pending(self) -> None:
         """End what an earlier run left open: not decided, it is aborted; decided, it only wants completing."""
@@ -118,25 +133,33 @@ class TierSet:
 
     async def _level_now(self, tier: Tier) -> None:
         """Give a tier the missing records all of whose objects it has; then it may hold everything."""
-        missing = self.state.missing(tier.id)
-        if not missing or self.state.tier(tier.id).to_compare:
+        await self._level(tier, self.state.missing(tier.id), PRESENCE_CHECKS)
+
+    async def complete(self, tier: Tier, number: int) -> bool:
+        """Finish the decided revision ``number`` on one of its targets, if everything it added is there."""
+        if number in self.state.missing(tier.id):
+            await self._level(tier, [number], MAX_OBJECTS)
+        return tier.reachable and number not in self.state.missing(tier.id)
+
+    async def _level(self, tier: Tier, missing: list[int], most: int) -> None:
+        if not missing or not tier.reachable or self.state.tier(tier.id).to_compare:
             return
         try:
-            await write_revisions(tier, self.state, await self._writable(tier, missing))
+            await write_revisions(tier, self.state, await self._writable(tier, missing, most))
         except SecondInstallation:
             raise
         except TandemError as fault:
             tier.fail(fault)
 
-    async def _writable(self, tier: Tier, missing: list[int]) -> list[int]:
+    async def _writable(self, tier: Tier, missing: list[int], most: int) -> list[int]:
         live = self.state.live()
         records: list[Record] = []
         wanted: list[ObjectRef] = []
         for number in missing:
             record = self.state.record(number)
             needed = [r for r in record.added if r.name in live and live[r.name].live_on(tier.id)]
-            if len(wanted) + len(needed) > PRESENCE_CHECKS:
-                break
+            if len(wanted) + len(needed) > most:
+                continue
             records.append(record)
             wanted += needed
         return writable_now(records, await sizes_of(tier.store, wanted), tier.id, live)

@@ -63,7 +63,7 @@ async def reachable_targets(
     clock = asyncio.get_running_loop().time
     deadline = None if wait_s is None else clock() + wait_s
     while True:
-        await tiers.contact(deadline=deadline)
+        await tiers.contact(deadline=tiers.at_least_patience(deadline))
         reasons = "; ".join(f"{t.name}: {t.reason or t.state}" for t in tiers.tiers)
         live = tiers.state.live()
         chosen = choose_targets([tier.facts() for tier in tiers.tiers], live)
@@ -78,20 +78,30 @@ async def reachable_targets(
 
 
 async def wait_until_held(
-    tiers: TierSet, number: int, wait_s: float | None, progress: Progress | None = None
+    tiers: TierSet,
+    number: int,
+    targets: Iterable[Tier],
+    wait_s: float | None,
+    progress: Progress | None = None,
 ) -> list[Tier]:
-    """The tiers that hold the decided revision ``number``, once there is one; empty after ``wait_s`` seconds.
-    Each contact completes it where all its objects already are."""
+    """The tiers that the decided revision ``number`` is on, once there is one; empty after ``wait_s`` seconds.
+    ``targets`` are those it was written to: it is completed where all its objects already are."""
     clock = asyncio.get_running_loop().time
     deadline = None if wait_s is None else clock() + wait_s
+    state = tiers.state
+    before = {target.id: state.lacking(target.id) for target in targets}
     while True:
-        holders = [tier for tier in tiers.tiers if number not in tier.facts().missing]
+        for tier in tiers.by_id(before):
+            done = tier.reachable and await tiers.complete(tier, number)
+            if done and state.lacking(tier.id) <= before[tier.id]:
+                state.confirm([number], [tier.id], as_targets=True)
+        holders = [tier for tier in tiers.tiers if state.is_on(number, tier.id)]
         if holders or (deadline is not None and clock() >= deadline):
             return holders
         if progress is not None:
             progress.phase = "waiting for a tier"
         await asyncio.sleep(POLL_S if deadline is None else min(POLL_S, max(0.0, deadline - clock())))
-        await tiers.contact(deadline=deadline)
+        await tiers.contact(deadline=tiers.at_least_patience(deadline))
 
 
 class Revision:
@@ -134,6 +144,11 @@ class Revision:
     @property
     def _alive(self) -> list[_Target]:
         return [target for target in self._targets if not target.failed]
+
+    @property
+    def begun_with(self) -> list[Tier]:
+        """The tiers that it was begun on, also those that have left."""
+        return [target.tier for target in self._targets]
 
     @property
     def targets(self) -> list[Tier]:
@@ -238,7 +253,7 @@ class Revision:
             self._tiers.abort_pending("every tier was lost before one had all of it")
             self._need_target()
         confirmed = self.targets
-        self._state.confirm([self.number], [tier.id for tier in confirmed])
+        self._state.confirm([self.number], [tier.id for tier in confirmed], as_targets=True)
         self._state.end_intent()
         for tier in confirmed:
             refresh(tier)
