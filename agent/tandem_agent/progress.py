@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class TierProgress:
-    """One tier's side. Sizes in bytes; ``state`` is a word for people ("online", "offline" …)."""
+    """One tier's side. Sizes in bytes: ``queued_bytes`` is all that was ever handed over for it, ``sent_bytes``
+    what of that has gone. ``state`` is a word for people ("online", "offline" …), "" while nobody said."""
 
     queued_bytes: int = 0
     sent_bytes: int = 0
@@ -21,6 +22,7 @@ class TierProgress:
 @dataclass(slots=True)
 class Progress:
     """Counters of one operation. Sizes in bytes; ``bytes_total_estimate`` is 0 while nobody knows.
+    ``bytes_read`` counts what is dealt with, also what is unchanged and not read again.
     ``phase`` is a word for people, ``current_path`` the file in hand (any bytes, not yet printable)."""
 
     files: int = 0

@@ -85,14 +85,14 @@ def test_progress_lines() -> None:
     view.rate()
     now = 2.0
     progress.files, progress.bytes_read, progress.current_path = 1234, 1_000_000, b"/srv/a\x1bb"
-    progress.tier("vault").sent_bytes = 500_000
+    progress.tier("vault").queued_bytes = progress.tier("vault").sent_bytes = 500_000
     progress.tier("vault").state = "online"
     progress.tier("remote").queued_bytes = 2_000
     assert view.lines() == [
         "backing up · 1,234 files · 1.0 MB of 4.0 MB · 500 kB/s · 2.0 s · ETA 6.0 s",
         "  ██████░░░░░░░░░░░░░░░░░░  25%",
-        "  vault   online    500 kB sent",
-        "  remote  waiting   0 B sent, 2.0 kB waiting",
+        "  vault   online, 500 kB sent",
+        "  remote  0 B sent, 2.0 kB waiting",
         "  /srv/a\\x1bb",
     ]
 

@@ -83,8 +83,10 @@ class View:
             lines.append(f"  {_bar(done)} {done:4.0%}")
         width = max((len(name) for name in p.tiers), default=0)
         for name, tier in list(p.tiers.items()):
-            text = f"  {name:<{width}}  {tier.state or 'waiting':<9} {output.size(tier.sent_bytes)} sent"
-            lines.append(text + (f", {output.size(tier.queued_bytes)} waiting" if tier.queued_bytes else ""))
+            waiting = max(0, tier.queued_bytes - tier.sent_bytes)
+            parts = [tier.state, f"{output.size(tier.sent_bytes)} sent"]
+            parts.append(f"{output.size(waiting)} waiting" if waiting else "")
+            lines.append(f"  {name:<{width}}  {', '.join(filter(None, parts))}")
         if p.current_path:
             lines.append(f"  {output.shown(p.current_path)}")
         return lines

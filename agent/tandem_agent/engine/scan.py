@@ -387,9 +387,9 @@ class Scanner:
     def single(self, folder: int, name: bytes, st: os.stat_result, path: bytes) -> Draft | None:
         """The entry of a source that is not a folder, in the open ``folder``."""
         if stat.S_ISREG(st.st_mode):
-            self._count([0, st.st_size, 0, 0, st.st_mode], 0)
+            self._count([0, st.st_size, 0, 0, st.st_mode], 0, believed=False)
             return self._reader.entry(folder, name, st, path)
-        self._count([0, 0, 0, 0, st.st_mode], 0)
+        self._count([0, 0, 0, 0, st.st_mode], 0, believed=False)
         return self.special(folder, name, st, path)
 
     def special(self, folder: int, name: bytes, st: os.stat_result, path: bytes) -> Draft | None:
