@@ -72,9 +72,10 @@ async def restore(
     owners_by_name: bool = False,
     progress: Progress | None = None,
     limits: Limits | None = None,
+    durable: bool = True,
 ) -> RestoreResult:
     """Restore ``paths`` (all without any) of a snapshot below the folder ``target``, which is made if need
-    be: ``/srv/data`` comes to be ``target/srv/data``.
+    be: ``/srv/data`` comes to be ``target/srv/data``. Unless ``durable`` is False it is all on disk on return.
 
     Raises `Missing` for a path that is not in the backup, `Full` when the target has no room left (with what
     was done; run it again to go on), `NoTierReachable` when every tier failed, `Corrupt` when the snapshot
@@ -92,6 +93,8 @@ async def restore(
     run = _Run(fetcher, Target(target, overwrite), Owners(owners_by_name), troubles, progress, limits)
     try:
         await run.all(snapshot.root, selection)
+        if durable:
+            await run.make_durable()
     except Full as error:
         raise _with_rest(error, run.done, snapshot, selection) from None
     finally:
@@ -142,7 +145,7 @@ class _Run:
         self.done = Delivered()
 
     async def all(self, root: bytes, selection: Selection) -> None:
-        """Plan and deliver everything, then make it durable."""
+        """Plan and deliver everything."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 delivery = Delivery(
@@ -155,6 +158,9 @@ class _Run:
                 await planner.run(root, selection)
         except BaseExceptionGroup as group:
             raise _most_telling(group) from None
+
+    async def make_durable(self) -> None:
+        """One sync at the end costs far less than one for each file."""
         self._progress.phase = "making durable"
         await asyncio.get_running_loop().run_in_executor(self._pool, self._target.sync)
 

@@ -196,7 +196,7 @@ class _Builder:
         folder = self._folder(b"attributes/default")
         self._file(folder + b"/before")
         self._try("access lists", lambda: os.setxattr(folder, "system.posix_acl_default", DEFAULT))
-        self._try("access lists", lambda: os.setxattr(folder, "system.posix_acl_access", ACCESS))
+        self._try("access lists", lambda: os.setxattr(folder, "system.posix_acl_access", DEFAULT))
         self._file(folder + b"/inherits")
         os.mkdir(folder + b"/inherits too")
         readonly = self._file(at + b"/read-only")
@@ -227,6 +227,8 @@ class _Builder:
     def modes_and_owners(self) -> None:
         at = self._folder(b"modes")
         for mode in (0, 0o400, 0o444, 0o600, 0o644, 0o755, 0o777, 0o1777, 0o4755, 0o2755, 0o6711, 0o7777):
+            if not mode & 0o400 and os.geteuid() != 0:
+                continue  # nobody but root could read it
             os.chmod(self._file(at + b"/f%04o" % mode), mode)
             if mode & 0o700 == 0o700 or os.geteuid() == 0:
                 folder = at + b"/d%04o" % mode
