@@ -333,3 +333,17 @@ async def test_targets_are_bounded_by_those_named(office: Office) -> None:
     with pytest.raises(NoTierReachable):
         await reachable_targets(tiers, 0.01, only=[])
     assert vault.state is State.ONLINE
+
+
+async def test_a_rolled_back_tier_is_compared_first_where_there_is_no_other(office: Office) -> None:
+    """P4: what can go on does."""
+    await office.init()
+    before = dict(office.places["vault"].shared)
+    await office.write(objects=2)
+    office.places["vault"].roll_back(before)
+    assert await office.write() == ["remote"], "it is no target while another one is there"
+    office.down("remote")
+    assert await office.write() == ["vault"]
+    tiers = await office.contacted()
+    assert not tiers.tiers[0].row.to_compare
+    assert tiers.state.missing(tiers.tiers[0].id) == [2, 3]

@@ -15,6 +15,7 @@ from typing import Any
 
 from tandem_agent.progress import Progress
 from tandem_agent.state import Intent, State
+from tandem_agent.tiers.levelling import level_tier
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet, fresh_nonce, refresh
 from tandem_protocol.errors import (
@@ -64,17 +65,33 @@ async def reachable_targets(
     deadline = None if wait_s is None else clock() + wait_s
     while True:
         await tiers.contact(deadline=tiers.at_least_patience(deadline))
-        reasons = "; ".join(f"{t.name}: {t.reason or t.state}" for t in tiers.tiers)
-        live = tiers.state.live()
-        chosen = choose_targets([tier.facts() for tier in tiers.tiers], live)
-        targets = [t for t in tiers.by_id(chosen) if only is None or t.id in set(only)]
+        targets = await _chosen(tiers, only, progress or Progress())
         if targets:
             return targets
+        reasons = "; ".join(f"{t.name}: {t.reason or t.state}" for t in tiers.tiers)
         if progress is not None:
             progress.phase = "waiting for a tier"
         await asyncio.sleep(POLL_S if deadline is None else min(POLL_S, max(0.0, deadline - clock())))
         if deadline is not None and clock() >= deadline:
             raise NoTierReachable(f"no tier can be written to ({reasons})", "bring one back and run it again")
+
+
+async def _chosen(tiers: TierSet, only: Iterable[bytes] | None, progress: Progress) -> list[Tier]:
+    """The targets among the tiers that can be reached now. One that waits to be compared is none, but where there
+    is no other, its comparison comes first: a backup must not wait for ever for a tier that is there."""
+    allowed = tiers.tiers if only is None else tiers.by_id(only)
+
+    def choose() -> list[Tier]:
+        chosen = choose_targets([tier.facts() for tier in tiers.tiers], tiers.state.live())
+        return [tier for tier in tiers.by_id(chosen) if tier in allowed]
+
+    targets = choose()
+    to_compare = [tier for tier in allowed if tier.reachable and tier.row.to_compare]
+    if targets or not to_compare:
+        return targets
+    for tier in to_compare:
+        await level_tier(tiers, tier, True, progress)
+    return choose()
 
 
 async def wait_until_held(
