@@ -28,6 +28,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TEMPORARY = re.compile(rb"\.tandem-part-[0-9a-f]{12}-[0-9a-f]+")
 _OPEN_FOLDERS = 64
+_LANDING = 8  # On a long way down every so many folders stay open, so that the way back up is short.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -178,9 +179,13 @@ class Target:
 
     def link(self, first: tuple[bytes, bytes], spot: Spot, name: bytes) -> None:
         """Make ``name`` a hard link of ``first`` (folder path, name), both in the target."""
-        source, folder = self.folder(first[0]), self.folder(spot.path)
         new = self.temporary() if self.overwrite and not spot.fresh else name
-        os.link(first[1], new, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
+        source = os.dup(self.folder(first[0]))  # Our own: opening the second folder may close the first.
+        try:
+            folder = self.folder(spot.path)
+            os.link(first[1], new, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
+        finally:
+            os.close(source)
         if new != name:
             self.publish(spot, folder, new, name)
             self.discard(folder, new)  # Renaming one link of a file over another does nothing.
@@ -208,30 +213,36 @@ class _OpenFolders:
             return found
         fd = self._walk(path)
         self._open[path] = fd
-        if len(self._open) > _OPEN_FOLDERS:
+        while len(self._open) > _OPEN_FOLDERS:
             os.close(self._open.popitem(last=False)[1])
         return fd
 
     def _walk(self, path: bytes) -> int:
         """Open ``path`` from the nearest folder that is open, part by part, following no symlink."""
-        above = path
-        start = self._root
+        above, start = path, self._root
         while above := above.rpartition(b"/")[0]:
             if above in self._open:
                 start = self._open[above]
                 break
-        at = start
+        at, depth = start, above.count(b"/")
         try:
             for part in path[len(above) :].lstrip(b"/").split(b"/"):
                 below = os.open(part, _FOLDER, dir_fd=at)
-                if at != start:
-                    os.close(at)
+                above, depth = join(above, part), depth + 1
+                self._pass(at, start)
                 at = below
+                if depth % _LANDING == 0 and above != path:
+                    self._open[above] = start = at
         except BaseException:
-            if at != start:
-                os.close(at)
+            self._pass(at, start)
             raise
         return at
+
+    @staticmethod
+    def _pass(at: int, start: int) -> None:
+        """Close a folder on the way, but for the one that stays open anyway."""
+        if at != start:
+            os.close(at)
 
     def close(self) -> None:
         while self._open:
