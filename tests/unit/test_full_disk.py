@@ -73,6 +73,7 @@ async def test_read_only(make: Callable[[Path], Store], tmp_path: Path) -> None:
     with tmpfs(tmp_path / "ro", "size=8m") as root:
         async with opened(make(root)) as store:
             await store.put(NAME, DATA)
+            assert await store.size(NAME) == len(DATA)  # the server has closed the file by now
             remount(root, "ro")
             for attempt in (store.put(SMALL, DATA), store.create("tandem", b"x")):
                 with pytest.raises(Refused) as caught:

@@ -312,6 +312,47 @@ async def test_one_failed_write_among_many_on_a_real_channel(tmp_path: Path) -> 
             assert await store.read(NAME) == DATA
 
 
+async def test_a_machine_without_ssh(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for, it is a clear refusal; not asked for, paramiko's transport serves."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    error = await refusal(sshd.target(use_system_ssh=True))
+    assert isinstance(error, Refused)
+    assert "install" in error.remedy
+    async with session(sshd.target(use_system_ssh=None)) as store:
+        await store.create("keys/" + "00" * 32, b"x")
+
+
+async def test_a_temporary_folder_that_is_gone(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "tempdir", "/nonexistent")
+        error = await refusal(sshd.target(use_system_ssh=True))
+    assert isinstance(error, Refused)
+    assert "temporary" in error.remedy
+
+
+@pytest.mark.parametrize(
+    "host", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-x\r\n" + b"\xff" * 4000]
+)
+@both_ways
+async def test_a_port_that_speaks_something_else(host: bytes, use_system_ssh: bool, sshd: Sshd) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(host)
+        with suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        error = await refusal(sshd.target(use_system_ssh=use_system_ssh, port=port))
+    assert isinstance(error, (Unavailable, Refused))
+
+
+def test_user_names_as_they_occur() -> None:
+    for user in ("u123-sub1", "DOMAIN\\user", "user@example.org", "müller", "a.b_c"):
+        assert SftpTarget(host="h", user=user).user == user
+
+
 @pytest.mark.parametrize("bad", ["-oProxyCommand=x", "", "a b", "a;b", "a\nb", "$(x)"])
 def test_hosts_and_users_that_are_options_or_worse(bad: str) -> None:
     with pytest.raises(Usage):

@@ -30,6 +30,7 @@ MAX_NAMES = 262_144
 """Names (and answers) that one folder may have before its listing is refused."""
 
 _READ_AHEAD = 4
+_LOOK_AHEAD = 256
 
 
 class SftpFolder(SftpCalls):
@@ -94,7 +95,7 @@ class SftpFolder(SftpCalls):
             except StatusError as error:
                 cause = self._explain(error, f"write {name}", len(data))
                 # Whatever failed (space, the fsync), this file is not to be built upon.
-                self._later(sftp.CMD_REMOVE, self._path(part))
+                self._discard(part)
                 raise cause from error
             finally:
                 self._later(sftp.CMD_CLOSE, handle)
@@ -104,15 +105,20 @@ class SftpFolder(SftpCalls):
         self._sync(handle)
         size = read_attributes(self._requests.answer(looked)).size
         if size != length:
-            self._later(sftp.CMD_REMOVE, self._path(part))
+            self._discard(part)
             raise Unavailable(f"{self._place}: {part} has {size} bytes where {length} were written")
         try:
             self._with_parents(name, sftp.CMD_RENAME, self._path(part), self._path(name))
         except StatusError:
             if not self._is_there(name, length):
                 raise
-            self._later(sftp.CMD_REMOVE, self._path(part))
+            self._discard(part)
         self._sync(handle)
+
+    def _discard(self, part: str) -> None:
+        """Remove a part before anything else happens: the next upload takes the same name."""
+        with suppress(StatusError):
+            self._requests.call(sftp.CMD_REMOVE, self._path(part))
 
     def _open_part(self, part: str, data: memoryview) -> tuple[bytes, int]:
         """(handle, bytes that are there already and right) of the part to write to."""
@@ -247,16 +253,17 @@ class SftpFolder(SftpCalls):
     def _objects_in_folders(self, folder: str, entries: list[Entry]) -> list[Entry]:
         """Folders that hold the one file ``c`` are objects."""
         prefix = f"{folder}/" if folder else ""
-        asked = [
-            self._requests.ask(sftp.CMD_LSTAT, self._path(f"{prefix}{entry.name}/{CONTENT}"))
-            if entry.is_folder
-            else 0
-            for entry in entries
-        ]
-        for at, number in enumerate(asked):
-            with suppress(StatusError):
-                if number and (found := read_attributes(self._requests.answer(number))).is_file:
-                    entries[at] = Entry(entries[at].name, found.size, False)
+        folders = [at for at, entry in enumerate(entries) if entry.is_folder]
+        for start in range(0, len(folders), _LOOK_AHEAD):
+            asked = [
+                (at, self._requests.ask(sftp.CMD_LSTAT, self._path(f"{prefix}{entries[at].name}/{CONTENT}")))
+                for at in folders[start : start + _LOOK_AHEAD]
+            ]
+            for at, number in asked:
+                with suppress(StatusError):
+                    found = read_attributes(self._requests.answer(number))
+                    if found.is_file:
+                        entries[at] = Entry(entries[at].name, found.size, False)
         return entries
 
     def move(self, source: str, target: str) -> None:

@@ -75,8 +75,11 @@ class ParamikoLink:
             self._pins.check(key.get_name(), key.asbytes(), target.server)
             self._log_in(self._transport)
             self._open_channel(self._transport)
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise self.reason(f"cannot connect: {error}") from error
+        except TandemError:
+            raise
+        except Exception as error:
+            # paramiko raises here whatever its parser met in a stranger's bytes, not only its own kinds.
+            raise self.reason(f"cannot connect: {str(error) or type(error).__name__}") from error
 
     def connected(self) -> None:
         """Nothing to tidy up once the first answer has come."""

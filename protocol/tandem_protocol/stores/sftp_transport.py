@@ -20,8 +20,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..errors import Refused, TandemError, Unavailable, Usage
+from ..errors import Full, Refused, TandemError, Unavailable, Usage
 from ..store import Buffer
+from .faults import from_oserror
 from .host_keys import UNKNOWN, Pins, offered_keys, read_pins
 from .sftp_errors import HOST_KEY_FAILED, from_ssh, offered_fingerprint
 
@@ -37,7 +38,8 @@ _CIPHERS = (
     "aes192-ctr",
     "aes256-ctr",
 )
-_PLAIN = re.compile(r"[A-Za-z0-9_.:%\[\]][A-Za-z0-9_.:%\[\]@+-]*")
+_HOST = re.compile(r"[A-Za-z0-9_.:%\[\]][A-Za-z0-9_.:%\[\]-]*")
+_USER = re.compile(r"(?!-)[^\s\x00-\x1f\x7f'\"`$;&<>|(){}]+")
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,10 @@ class SftpTarget:
 
     def __post_init__(self) -> None:
         # Both end on the command line of ssh, where a leading "-" would be an option.
-        for value in (self.host, self.user or "x"):
-            if not _PLAIN.fullmatch(value):
-                raise Usage(f"{value!r} cannot be a host or user name of an SFTP address")
+        if not _HOST.fullmatch(self.host):
+            raise Usage(f"{self.host!r} cannot be the host of an SFTP address")
+        if self.user is not None and not _USER.fullmatch(self.user):
+            raise Usage(f"{self.user!r} cannot be a user name of an SFTP address")
         if self.use_system_ssh and self.password is not None:
             raise Usage("the system's ssh takes no password from a program", "use a key, or leave ssh out")
 
@@ -104,6 +107,18 @@ class SshPipe:
     def start(self) -> None:
         """Start ``ssh``; whether it gets through is known when the first answer comes."""
         self._pins = _with_keys(self._pins, self._target)
+        if shutil.which("ssh") is None:
+            raise Refused("the program ssh is not there", "install OpenSSH's client")
+        try:
+            self._launch()
+        except OSError as error:
+            fault = from_oserror(error, f"start ssh for {self._target.place}")
+            remedy = "check the folder for temporary files"
+            raise fault if isinstance(fault, Full) else Refused(fault.what, remedy) from error
+        self._reader = threading.Thread(target=self._drain, name="tandem-ssh-stderr", daemon=True)
+        self._reader.start()
+
+    def _launch(self) -> None:
         ours, theirs = socket.socketpair()
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             ours.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
@@ -124,8 +139,6 @@ class SshPipe:
                 env={**os.environ, "LC_ALL": "C"},
                 start_new_session=True,
             )
-        self._reader = threading.Thread(target=self._drain, name="tandem-ssh-stderr", daemon=True)
-        self._reader.start()
 
     def connected(self) -> None:
         """The first answer has come: what ``ssh`` only reads at its start can go."""
