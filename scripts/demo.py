@@ -37,6 +37,7 @@ class Step:
 
     what: str
     seconds: float
+    size: str
     read: str
     stored: str
     result: str
@@ -93,7 +94,7 @@ class Demo:
         config = DEMO / "agent.toml"
         # A user who does not want to wait long for a server that is down would write the same.
         config.write_text("patience_seconds = 2\n" + config.read_text())
-        self.note("repository on two tiers", started, "", "", "made")
+        self.note("repository on two tiers", started, "made")
 
     def backup(self, what: str, tiers: set[str]) -> None:
         started = time.monotonic()
@@ -103,8 +104,9 @@ class Demo:
             raise DemoFailure(f"{what}: on {sorted(holders)}, not on {sorted(tiers)}: {result['tiers']}")
         if result["status"] != "complete":
             raise DemoFailure(f"{what}: {result['status']}: {result['warnings'][:5]}")
-        read, stored = human(result["bytes_read"]), human(result["bytes_stored"])
-        self.note(what, started, read, stored, f"{result['files']} files, on {' and '.join(sorted(holders))}")
+        sizes = {name: human(result[f"bytes_{name}"]) for name in ("read", "stored")}
+        on = " and ".join(sorted(holders))
+        self.note(what, started, f"{result['files']} files, on {on}", size=human(result["bytes"]), **sizes)
 
     def restore(self, what: str, target: Path, *where: str) -> None:
         started = time.monotonic()
@@ -114,7 +116,9 @@ class Demo:
         wrong = differences(os.fsencode(self.source), os.fsencode(restored))
         if wrong:
             raise DemoFailure(f"{what}: differs from the source:\n  " + "\n  ".join(wrong))
-        self.note(what, time.monotonic() - seconds, human(result["bytes"]), "", "same content and metadata")
+        read = human(sum(result["read_from"].values()))
+        size = human(result["bytes"])
+        self.note(what, time.monotonic() - seconds, "same content and metadata", size=size, read=read)
 
     def sync(self) -> None:
         started = time.monotonic()
@@ -122,7 +126,7 @@ class Demo:
         if tier["state"] != "online":
             raise DemoFailure(f"remote is {tier['state']} after the synchronisation: {tier['reason']}")
         what = f"{tier['revisions']} revisions, {tier['objects']} objects"
-        self.note("remote synchronised", started, "", human(tier["bytes"]), what)
+        self.note("remote synchronised", started, what, stored=human(tier["bytes"]))
 
     def same_tiers(self) -> None:
         """``diff -r``; each tier has its own identity (``tandem``) and claims."""
@@ -143,7 +147,7 @@ class Demo:
         if done.returncode != 0:
             raise DemoFailure(f"vault and remote differ:\n{done.stdout[:2000]}{done.stderr}")
         count = sum(len(files) for _, _, files in os.walk(self.vault))
-        self.note("diff -r of vault and remote", started, "", "", f"no difference in {count} files")
+        self.note("diff -r of vault and remote", started, f"no difference in {count} files")
 
     def from_remote(self) -> list[str]:
         """As on a machine that has nothing but the passphrase and the login."""
@@ -168,16 +172,18 @@ class Demo:
             raise DemoFailure(f"tandem {words[0]} ended with exit code {done.returncode}")
         return json.loads(done.stdout)
 
-    def note(self, what: str, started: float, read: str, stored: str, result: str) -> None:
-        step = Step(what, time.monotonic() - started, read, stored, result)
+    def note(
+        self, what: str, started: float, result: str, *, size: str = "", read: str = "", stored: str = ""
+    ) -> None:
+        step = Step(what, time.monotonic() - started, size, read, stored, result)
         self.steps.append(step)
         say(f"  {step.result} in {step.seconds:.1f} s")
 
     def table(self) -> str:
-        rows = [("step", "seconds", "read", "stored", "result")]
-        rows += [(s.what, f"{s.seconds:.1f}", s.read, s.stored, s.result) for s in self.steps]
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        right = {1, 2, 3}
+        rows = [("step", "seconds", "size", "read", "stored", "result")]
+        rows += [(s.what, f"{s.seconds:.1f}", s.size, s.read, s.stored, s.result) for s in self.steps]
+        widths = [max(len(row[i]) for row in rows) for i in range(6)]
+        right = {1, 2, 3, 4}
         lines = []
         for row in rows:
             cells = [

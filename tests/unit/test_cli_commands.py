@@ -48,6 +48,7 @@ class Result:
     name: str = "26112201"
     revision: int = 5
     files: int = 3
+    bytes: int = 9
     bytes_read: int = 4
     bytes_stored: int = 2
     seconds: float = 0.5
@@ -251,6 +252,7 @@ def test_backup_json_has_the_fields_of_the_contract(
         "name": "26112201",
         "revision": 5,
         "files": 3,
+        "bytes": 9,
         "bytes_read": 4,
         "bytes_stored": 2,
         "seconds": 0.5,

@@ -82,14 +82,20 @@ def _needed(require: str | None, config: Config) -> int | None:
 async def _backup(
     settings: Settings, config: Config, sources: list[bytes], wait: float | None
 ) -> BackupResult:
+    import contextlib
+
     from ..backup import backup as run_backup
+    from ..estimate import counted_ahead
     from ..progress import Progress
     from ..wiring import open_agent
-    from .progress import live
+    from .progress import live, watched
 
     progress = Progress()
     async with open_agent(config, settings.passphrase(config)) as agent:
-        with live(progress, enabled=not settings.quiet):
+        with contextlib.ExitStack() as stack:
+            if watched(settings.quiet):
+                stack.enter_context(counted_ahead(sources, config.exclude, config.one_file_system, progress))
+            stack.enter_context(live(progress, enabled=not settings.quiet))
             return await run_backup(agent, sources, wait_s=wait, progress=progress)
 
 
@@ -108,8 +114,8 @@ def _show(result: BackupResult) -> None:
     output.warn_all(result.warnings)
     print(
         f"Backup {result.name} {result.status}: {output.number(result.files)} files, "
-        f"{output.size(result.bytes_read)} read, {output.size(result.bytes_stored)} stored "
-        f"in {output.duration(result.seconds)} (revision {result.revision})"
+        f"{output.size(result.bytes)}, {output.size(result.bytes_read)} read, "
+        f"{output.size(result.bytes_stored)} stored in {output.duration(result.seconds)} (revision {result.revision})"
     )
     output.emit_table(["TIER", "STATE"], [[t.name, "has it" if t.has_it else t.state] for t in result.tiers])
     output.emit_reasons(t for t in result.tiers if not t.has_it)

@@ -25,10 +25,15 @@ RATE_SECONDS = 10.0
 BAR_WIDTH = 24
 
 
+def watched(quiet: bool) -> bool:
+    """Whether somebody is there to look."""
+    return not quiet and sys.stderr.isatty()
+
+
 @contextlib.contextmanager
 def live(progress: Progress, *, enabled: bool) -> Iterator[None]:
     """Show ``progress`` while the body runs, if ``enabled`` and stderr is a terminal."""
-    if not enabled or not sys.stderr.isatty():
+    if not watched(not enabled):
         yield
         return
     from rich.console import Console
