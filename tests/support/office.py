@@ -46,10 +46,12 @@ class SwitchedStore(MemoryStore):
     async def create(self, name: str, data: Buffer) -> None:
         if self._place.says("create", name):
             await super().create(name, data)
+        self._place.reply("create", name)
 
     async def put(self, name: str, data: Buffer, sent: Callable[[int], None] | None = None) -> None:
         if self._place.says("put", name):
             await super().put(name, data, sent)
+        self._place.reply("put", name)
 
     async def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         self._place.says("read", name)
@@ -58,18 +60,25 @@ class SwitchedStore(MemoryStore):
     async def move(self, source: str, target: str) -> None:
         if self._place.says("move", source):
             await super().move(source, target)
+        self._place.reply("move", source)
 
 
 class Place:
     """Where a tier is: its bytes, and whether its link is up. ``after``: verbs left before the link breaks.
     ``hook`` is told verb and name before they act; what it raises is raised, and if it gives False the verb is
-    said to be done and is not."""
+    said to be done and is not. ``lost``: verbs and names whose reply gets lost once after they are done."""
 
     def __init__(self) -> None:
         self.shared: dict[str, bytes] = {}
         self.up = True
         self.after: int | None = None
         self.hook: Callable[[str, str], bool | None] | None = None
+        self.lost: list[tuple[str, str]] = []
+
+    def reply(self, verb: str, name: str) -> None:
+        if (verb, name) in self.lost:
+            self.lost.remove((verb, name))
+            raise Unavailable("the reply was lost")
 
     def says(self, verb: str, name: str) -> bool:
         return self.hook is None or self.hook(verb, name) is not False

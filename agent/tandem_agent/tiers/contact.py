@@ -7,13 +7,14 @@ The cost does not grow with the history: names are probed, and only a wide gap i
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
 from tandem_protocol import names
 from tandem_protocol.errors import Corrupt, Missing, Unsupported
 from tandem_protocol.identity import MAX_SIZE, Identity, decode_identity
+from tandem_protocol.replicate import in_parallel
 from tandem_protocol.revision import (
     MAX_CERTIFICATE,
     MAX_CLAIM,
@@ -70,18 +71,21 @@ async def _read_epochs(
     store: Store, believed: Believed, root_public: bytes
 ) -> dict[int, Certificate | Fault]:
     listed = [names.parse_epoch(entry.name) async for entry in store.list(names.EPOCHS)]
+    found: dict[int, Certificate | Fault] = {}
 
-    async def read(epoch: int) -> Certificate | Fault | None:
-        return await _optional(
+    async def read(epoch: int) -> None:
+        value = await _optional(
             store,
             names.epoch_path(epoch),
             MAX_CERTIFICATE,
             lambda data: parse_epoch_file(data, believed.repository_id, root_public, epoch),
         )
+        if value is not None:
+            found[epoch] = value
 
     epochs = sorted(epoch for epoch in listed if epoch is not None)
-    found = await asyncio.gather(*(read(epoch) for epoch in epochs))
-    return {epoch: value for epoch, value in zip(epochs, found, strict=True) if value is not None}
+    await in_parallel(store.parallel, [partial(read, epoch) for epoch in epochs])
+    return found
 
 
 async def _present(store: Store, low: int, top: int) -> set[int]:
@@ -103,9 +107,13 @@ async def _present(store: Store, low: int, top: int) -> set[int]:
 async def _read_numbers(
     store: Store, wanted: Iterable[int], believed: Believed, root_public: bytes
 ) -> dict[int, SeenNumber]:
-    ordered = sorted(wanted)
-    found = await asyncio.gather(*(_read_number(store, n, believed, root_public) for n in ordered))
-    return dict(zip(ordered, found, strict=True))
+    found: dict[int, SeenNumber] = {}
+
+    async def read(number: int) -> None:
+        found[number] = await _read_number(store, number, believed, root_public)
+
+    await in_parallel(store.parallel, [partial(read, number) for number in sorted(wanted)])
+    return found
 
 
 async def _read_number(store: Store, number: int, believed: Believed, root_public: bytes) -> SeenNumber:
@@ -141,8 +149,3 @@ def _decoded(parse: Callable[[bytes], _T], data: bytes) -> _T | Fault:
         return Fault.UNSUPPORTED
     except Corrupt:
         return Fault.DAMAGED
-
-
-async def gather_all(jobs: Iterable[Awaitable[_T]]) -> list[_T | BaseException]:
-    """Run ``jobs`` side by side to the end of each; one that fails does not cancel the others."""
-    return await asyncio.gather(*jobs, return_exceptions=True)

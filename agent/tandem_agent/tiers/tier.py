@@ -25,7 +25,7 @@ from tandem_protocol.errors import (
 )
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.planning import TierFacts
-from tandem_protocol.revision import Claim, Record, make_claim, open_details, parse_claim
+from tandem_protocol.revision import MAX_RECORD, Claim, Record, make_claim, open_details, parse_claim
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import Believed, Case, Pending, Rewrite, Seen, Verdict, judge
 from tandem_protocol.verdict import State as TierState
@@ -189,7 +189,9 @@ class Tier:
         path = names.epoch_path(certificate.epoch)
         await self._create(path, certificate.data, lambda found: found == certificate.data)
 
-    async def write_claim(self, number: int, nonce: bytes, parents: tuple[bytes, ...]) -> None:
+    async def write_claim(
+        self, number: int, nonce: bytes, parents: tuple[bytes, ...], mending: bool = False
+    ) -> None:
         """Claim ``number``; one of ours that is there already is ours."""
         assert self._installed is not None
         details = {"host": socket.gethostname(), "time": now_text()}
@@ -205,42 +207,53 @@ class Tier:
                 return False
             return parsed.nonce == nonce
 
-        await self._create(names.claim_path(number), claim.data, is_ours)
+        await self._create(names.claim_path(number), claim.data, is_ours, mending)
 
     async def write_record(self, record: Record) -> None:
         """Write a record of the journal; a damaged one in its place is moved aside first."""
         path = names.record_path(record.number)
         await self._create(path, record.data, lambda found: found == record.data)
 
-    async def _create(self, path: str, data: bytes, is_ours: Callable[[bytes], bool]) -> None:
+    async def _create(
+        self, path: str, data: bytes, is_ours: Callable[[bytes], bool], mending: bool = False
+    ) -> None:
+        """Publish once. ``mending``: from within a look, which must not start another one."""
         try:
             await self.store.create(path, data)
         except Exists:
-            if is_ours(await self.store.read(path)):
+            if is_ours(await self._read(path)):
                 return
-            # Foreign or damaged: the look tells which, mends what is ours, and raises if it is not.
-            await self.look()
-            if not is_ours(await self.store.read(path)):
+            if not mending:
+                # Foreign or damaged: the look tells which, mends what is ours, and raises if it is not.
+                await self.look()
+            if mending or not is_ours(await self._read(path)):
                 raise Refused(
                     f"tier {self.name}: {path} is damaged or not ours", "see tandem tiers"
                 ) from None
 
+    async def _read(self, path: str) -> bytes:
+        return await self.store.read(path, 0, MAX_RECORD + 1)
+
     async def _rewrite(self, repair: Rewrite) -> None:
+        """Move something damaged of ours aside and write it again."""
         assert self._installed is not None
+        certificate = self._installed.certificate
         if repair.what == "identity":
-            await self.move_aside(names.IDENTITY)
-            await self.store.create(names.IDENTITY, self.row.identity.encode())
+            await self._replace(names.IDENTITY, self.row.identity.encode())
         elif repair.what == "epoch":
-            await self.move_aside(names.epoch_path(repair.number))
-            if repair.number == self._installed.certificate.epoch:
-                await self.store.create(names.epoch_path(repair.number), self._installed.certificate.data)
+            ours = certificate.data if repair.number == certificate.epoch else None
+            await self._replace(names.epoch_path(repair.number), ours)
         elif repair.what == "claim":
             record = self._state.record(repair.number)
             await self.move_aside(names.claim_path(repair.number))
-            await self.write_claim(repair.number, record.nonce, record.parents)
+            await self.write_claim(repair.number, record.nonce, record.parents, mending=True)
         else:
-            await self.move_aside(names.record_path(repair.number))
-            await self.store.create(names.record_path(repair.number), self._state.record(repair.number).data)
+            await self._replace(names.record_path(repair.number), self._state.record(repair.number).data)
+
+    async def _replace(self, path: str, data: bytes | None) -> None:
+        await self.move_aside(path)
+        if data is not None:
+            await self._create(path, data, lambda found: found == data, mending=True)
 
     async def move_aside(self, path: str) -> None:
         """Move something damaged to quarantine, under a name of its own; gone already is fine."""

@@ -155,7 +155,11 @@ class Revision:
             raise
         for target in revision._alive:
             target.task = asyncio.create_task(revision._send(target), name=f"upload to {target.tier.name}")
-        await revision._send_keys()
+        try:
+            await revision._send_keys()
+        except BaseException:
+            await revision.abort("interrupted")  # the caller has nothing yet that it could end
+            raise
         return revision
 
     @property
