@@ -88,6 +88,9 @@ class ParamikoLink:
         target = self._target
         sock = socket.create_connection((target.host, target.port), CONNECT_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # paramiko goes on for ever with a socket that takes no more; the kernel then ends it.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(target.deadline_s * 1000))
         with self._lock:
             self._socket = sock
             if self._aborted:
@@ -151,7 +154,10 @@ class ParamikoLink:
             view = memoryview(part)
             while view:
                 self._channel.settimeout(max(end - time.monotonic(), 0.001))
-                done = self._channel.send(bytes(view[:_SEND]))
+                try:
+                    done = self._channel.send(bytes(view[:_SEND]))
+                except (EOFError, paramiko.SSHException) as error:
+                    raise BrokenPipeError("the transport has ended") from error
                 if done == 0:
                     raise BrokenPipeError("the channel is closed")
                 view = view[done:]
