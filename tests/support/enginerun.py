@@ -120,6 +120,15 @@ class EngineRepo:
                     pages = b"".join(self.join(entry[8])) if indirect else entry[8]
                     yield from self.walk(pages, below)
 
+    def pages(self, result: PipelineResult, path: bytes | Path) -> bytes:
+        """Ids of the pages of a folder: equal if everything in and below it is. The root's are not, since the
+        folders above a source carry their real times."""
+        content = result.root
+        for name in os.fsencode(path).strip(b"/").split(b"/"):
+            entries = [entry for page in self.join(content) for entry in decode_page(page).entries]
+            content = next(entry[8] for entry in entries if entry[1] == name)
+        return content
+
     def tree(self, result: PipelineResult, below: bytes | Path = b"") -> dict[bytes, Seen]:
         """What was backed up below a path, by path relative to it."""
         prefix = os.fsencode(below)

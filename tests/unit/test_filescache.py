@@ -13,6 +13,9 @@ from tests.support.enginerun import EngineRepo
 
 from tandem_agent.engine.filescache import FilesCache, NewRow, children_digest, stats_digest
 
+ABOVE = 8
+"""Pages of the folders above the source may change at any time: others work in them too."""
+
 
 @pytest.fixture
 def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineRepo:
@@ -38,8 +41,9 @@ async def test_an_unchanged_run_reads_and_stores_nothing(repo: EngineRepo, src: 
     first = await repo.run(src)
     assert first.stats["files_read"] == 31
     second = await repo.run(src)
-    assert second.root == first.root
-    assert second.stats["files_read"] == second.stats["bytes_read"] == second.stats["packs"] == 0
+    assert repo.pages(second, src) == repo.pages(first, src)
+    assert second.stats["files_read"] == second.stats["bytes_read"] == 0
+    assert second.stats["blobs"] <= ABOVE
     assert second.stats["files"] == 31 and second.stats["bytes"] == first.stats["bytes"]
 
 
@@ -56,7 +60,7 @@ async def test_only_what_changed_is_read(repo: EngineRepo, src: Path) -> None:
     assert b"d3/e/f3" not in tree and tree[b"d4"].entry[2] == 0o700
     assert tree[b"large"].data == (src / "large").read_bytes()
     again = await repo.run(src)
-    assert (again.root, again.stats["files_read"]) == (result.root, 0)
+    assert (repo.pages(again, src), again.stats["files_read"]) == (repo.pages(result, src), 0)
 
 
 @pytest.mark.parametrize("change", ["content", "mode", "xattr", "swap", "times"])
@@ -111,7 +115,8 @@ async def test_without_trust_every_id_is_asked_and_lost_content_read_again(
     lost = next(name for name, blob in repo.blobs.items() if blob == (src / "d1" / "e" / "f1").read_bytes())
     repo.has = lambda name: name != lost and repo.index.known(name)
     result = await repo.run(src)
-    assert (result.stats["files_read"], result.stats["blobs"]) == (1, 1)
+    assert result.stats["files_read"] == 1
+    assert lost in {frame.ids for pack in repo.last_packs for frame in pack.frames}
 
 
 async def test_a_page_that_a_target_lacks_is_stored_again(repo: EngineRepo, src: Path) -> None:
@@ -120,7 +125,9 @@ async def test_a_page_that_a_target_lacks_is_stored_again(repo: EngineRepo, src:
     repo.trust = False
     repo.has = lambda name: name not in pages and repo.index.known(name)
     result = await repo.run(src)
-    assert result.root == first.root and result.stats["blobs"] == 1
+    assert repo.pages(result, src) == repo.pages(first, src)
+    stored = b"".join(frame.ids for pack in repo.last_packs for frame in pack.frames)
+    assert all(page in stored for page in pages)
 
 
 async def test_what_was_not_committed_is_not_believed(repo: EngineRepo, src: Path) -> None:
@@ -156,7 +163,21 @@ async def test_a_damaged_file_is_an_empty_one(repo: EngineRepo, src: Path, seed:
         data[at : at + 8] = random_.randbytes(8) if seed % 2 else bytes(8)
     path.write_bytes(data)
     result = await repo.run(src)
-    assert result.root == first.root and result.warnings == []
+    assert repo.pages(result, src) == repo.pages(first, src) and result.warnings == []
+    await repo.run(src)
+    assert (await repo.run(src)).stats["files_read"] == 0
+
+
+async def test_damage_that_shows_late_begins_the_run_again(repo: EngineRepo, src: Path) -> None:
+    """The page of "src" is believed by its digest; only when it must be made anew its detail is missed."""
+    await repo.run(src)
+    with sqlite3.connect(repo.folder / "files.sqlite") as db:
+        db.execute("UPDATE details SET data = zeroblob(length(data))")
+    db.close()
+    (src / "d1" / "e" / "f1").write_bytes(b"changed")
+    result = await repo.run(src)
+    assert result.warnings == [] and result.stats["files"] == repo.progress.files - 31 == 31
+    assert repo.tree(result, src)[b"d1/e/f1"].data == b"changed"
     await repo.run(src)
     assert (await repo.run(src)).stats["files_read"] == 0
 

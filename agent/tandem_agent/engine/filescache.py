@@ -42,6 +42,11 @@ CREATE TABLE IF NOT EXISTS details (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 """
 
 
+class CacheDamaged(Exception):
+    """Damage that shows only after the run has relied on the cache: the run is to be begun again without it.
+    Never leaves the engine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One page of a folder. ``first`` is the first name it may hold (the first page's: empty).
@@ -108,7 +113,7 @@ class FilesCache:
     """For one backup and one thread at a time. A folder's rows are read before they are replaced.
 
     What is written becomes durable with `commit` and is dropped by `discard`. No method raises for a
-    damaged file: it reads as empty, and is made anew at the next open.
+    damaged file: from the first damage that is met it reads as empty, and it is made anew at the next open.
     """
 
     def __init__(self, path: str, owner: bytes) -> None:
@@ -183,7 +188,7 @@ class FilesCache:
         rows: list[Row] = []
         for *fields, checksum in found.fetchall():
             if checksum != _row_sum(path, fields) or fields[0] != len(rows):
-                return []
+                raise sqlite3.DatabaseError("a damaged row")
             rows.append(Row(*fields))
         return rows
 
@@ -193,7 +198,9 @@ class FilesCache:
 
     def _detail(self, row: Row) -> Detail | None:
         found = self._sql().execute("SELECT data FROM details WHERE id = ?", (row.detail,)).fetchone()
-        return None if found is None else _decode_detail(row, found[0])
+        if found is None:
+            raise sqlite3.DatabaseError("a row without its detail")
+        return _decode_detail(row, found[0])
 
     def put(self, path: bytes, part: int, row: Row | NewRow) -> None:
         """Page ``part`` of the folder from now on: a new one, or one of the last backup's."""
@@ -248,8 +255,7 @@ class FilesCache:
         """The backup was acknowledged as ``revision``: keep what it wrote, and be ready for the next."""
         self._try(lambda: self._commit(revision), None)
         if self._broken:
-            self.close()
-            self._remove()
+            self._start_afresh()
 
     def _commit(self, revision: int) -> None:
         self._write()
@@ -264,6 +270,12 @@ class FilesCache:
     def discard(self) -> None:
         """The backup did not become one: forget what it wrote."""
         self._try(self._discard, None)
+        if self._broken:
+            self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self.close()
+        self._remove()
 
     def _discard(self) -> None:
         self._new_details, self._new_pages = [], []
@@ -289,10 +301,10 @@ def _encode_detail(row: NewRow) -> bytes:
     return blake3(row.page + body).digest(length=_SUM) + body
 
 
-def _decode_detail(row: Row, data: bytes) -> Detail | None:
+def _decode_detail(row: Row, data: bytes) -> Detail:
     body = memoryview(data)[_SUM:]
     if len(body) < 4 or blake3(row.page).update(body).digest(length=_SUM) != data[:_SUM]:
-        return None
+        raise sqlite3.DatabaseError("a damaged detail")
     end = 4 + int.from_bytes(body[:4], "little")
     numbers = array("q", body[4:end].tobytes())
     page = msgpack.unpackb(body[end:], use_list=False, strict_map_key=False)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 
 from tandem_agent.engine.channel import Channel, Stopped
 from tandem_agent.engine.filereader import CHUNK_BUFFER, SMALL_BUFFER, FileReader
-from tandem_agent.engine.filescache import FilesCache
+from tandem_agent.engine.filescache import CacheDamaged, FilesCache
 from tandem_agent.engine.packer import Batch, Packer, Pool, RunIds, SmallBatch
 from tandem_agent.engine.scan import Counted, Scanner, ScanOptions
 from tandem_agent.engine.sources import SourceWalk, source_tree
@@ -61,8 +61,15 @@ async def run_backup_pipeline(
     ``cache.discard``. Raises `Missing` if no source is there, `Usage` for a bad pattern, and whatever ``sink`` or
     ``known`` raise. Cancelling it stops the threads.
     """
-    run = _Run(sources, options, ring, known, cache, trusted, progress, workers)
-    return await run.work(sink)
+    before = progress.files, progress.dirs, progress.bytes_read
+    try:
+        run = _Run(sources, options, ring, known, cache, trusted, progress, workers)
+        return await run.work(sink)
+    except CacheDamaged:
+        cache.discard()
+        progress.files, progress.dirs, progress.bytes_read = before
+        run = _Run(sources, options, ring, known, cache, trusted, progress, workers)
+        return await run.work(sink)
 
 
 class _Run:

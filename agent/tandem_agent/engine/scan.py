@@ -22,7 +22,7 @@ from tandem_agent.engine.attributes import KINDS, extras_of
 from tandem_agent.engine.channel import Stopped
 from tandem_agent.engine.events import Draft, Enter, Event, Leave, Pending, Removed, Segment
 from tandem_agent.engine.excludes import CACHE_TAG, CACHE_TAG_SIGNATURE, Excluder
-from tandem_agent.engine.filereader import FileReader
+from tandem_agent.engine.filereader import AHEAD, FileReader
 from tandem_agent.engine.filescache import STAT_FIELDS, FilesCache, Row, stats_digest
 from tandem_agent.engine.troubles import Warnings
 from tandem_agent.progress import Progress
@@ -317,6 +317,8 @@ class Scanner:
         prefix = join(level.path, b"")
         read_file, folder, width, racy = self._reader.entry, level.fd, STAT_FIELDS, self._racy
         for i, name in enumerate(names):
+            if not i % AHEAD:
+                self._ahead(folder, names[i : i + AHEAD], stats[i : i + AHEAD], old)
             st = stats[i]
             at = i * width
             found = old.get(name) if old else None
@@ -341,9 +343,32 @@ class Scanner:
             entries.append(entry)
             if st.st_ctime_ns >= racy or st.st_mtime_ns >= racy:
                 numbers[at + 3] = -1  # could change once more without its times showing it
+        self._reader.ahead(folder, ())
         if old:
             self._forget_gone(level, old, names, stats)
         return entries
+
+    def _ahead(
+        self,
+        folder: int,
+        names: list[bytes],
+        stats: list[os.stat_result],
+        old: Mapping[bytes, tuple[list[int], Draft]],
+    ) -> None:
+        """Let the reader prepare for the files among ``names`` that will most likely be read."""
+        files = [
+            (name, st)
+            for name, st in zip(names, stats, strict=True)
+            if st.st_mode & 0o170000 == 0o100000
+            and st.st_size
+            and (
+                (found := old.get(name)) is None
+                or found[0][2] != st.st_mtime_ns
+                or found[0][3] != st.st_ctime_ns
+            )
+        ]
+        if len(files) > 1:
+            self._reader.ahead(folder, files)
 
     def _forget_gone(
         self,

@@ -21,6 +21,7 @@ from tandem_agent.engine.channel import Stopped
 from tandem_agent.engine.events import Draft, Enter, Event, Leave, Pending, Removed, Segment
 from tandem_agent.engine.filescache import (
     STAT_FIELDS,
+    CacheDamaged,
     FilesCache,
     NewRow,
     Row,
@@ -228,7 +229,7 @@ class TreeBuilder:
             return
         detail = self._cache.detail(row)
         if detail is None:
-            raise Refused("the files cache was damaged while it was in use", "run the backup again")
+            raise CacheDamaged
         entries: list[Draft | None] = [
             (*entry[:8], None, _without_indirect(entry)) if entry[0] == DIR else entry
             for entry in detail.entries
