@@ -63,7 +63,13 @@ def link(target: bytes, **more: Any) -> Node:
 class SmallRepo:
     """``stores``: one MemoryStore for each tier. ``live``: everything, added by revision 2."""
 
-    def __init__(self, tiers: Iterable[str] = ("vault", "remote"), blobs_in_frame: int = 8) -> None:
+    def __init__(
+        self,
+        tiers: Iterable[str] = ("vault", "remote"),
+        blobs_in_frame: int = 8,
+        names: Mapping[int, str] | None = None,
+    ) -> None:
+        self._names = names
         self.ring = KeyRing.generate(random.randbytes(16))
         self.stores = {name: MemoryStore({}) for name in tiers}
         self.live: dict[bytes, LiveObject] = {}
@@ -86,9 +92,12 @@ class SmallRepo:
             self._pending[kind].append((block, data))
         return block
 
-    def tree(self, children: Mapping[bytes, Node], wrong_order: bool = False) -> bytes:
+    def tree(self, children: Mapping[bytes, Node]) -> bytes:
         """The concatenated page ids of a folder."""
-        builder = PageBuilder(lambda uid: f"user{uid}", lambda gid: f"group{gid}")
+        if self._names is None:
+            builder = PageBuilder(lambda uid: f"user{uid}", lambda gid: f"group{gid}")
+        else:
+            builder = PageBuilder(self._names.get, self._names.get)
         pages = []
         for name in sorted(children):
             page = builder.add(self._entry(name, children[name]))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.support.faulty import Fault, FaultyStore, scripted
 from tests.support.smallrepo import SmallRepo, file, folder
 
+from tandem_agent.engine.blobindex import BlobIndex
+from tandem_agent.engine.blobruns import Place
 from tandem_agent.engine.plan import Limits
 from tandem_agent.restore import restore
 from tandem_protocol.errors import Corrupt, NoTierReachable, Unavailable
@@ -133,6 +136,34 @@ async def test_sizes_that_do_not_agree_are_damage(tmp_path: Path) -> None:
     result = await restore(view, name, str(tmp_path / "out"))
     assert sorted(x.path for x in result.damaged) == [b"less", b"more", b"nul", b"one"]
     assert os.listdir(tmp_path / "out") == ["good"]
+
+
+async def test_an_index_that_lies_gives_no_wrong_content(tmp_path: Path) -> None:
+    """Two blocks swapped in the index: each is checked by its id, wherever it is said to be."""
+    repo = SmallRepo()
+    name = repo.snapshot({b"a": file(b"A" * 50), b"b": file(b"B" * 50), b"c": file(b"B" * 50, b"A" * 50)})
+    view = await repo.view(str(tmp_path / "right"))
+    honest = view.index
+    ids = [repo.id_of(b"A" * 50), repo.id_of(b"B" * 50)]
+    (a,), (b,) = (list(honest.lookup(block)) for block in ids)
+
+    class Lying(BlobIndex):
+        def lookup(self, content_id: bytes) -> Iterator[Place]:
+            yield from {ids[0]: [b], ids[1]: [a]}.get(content_id, super().lookup(content_id))
+
+    honest.flush()
+    view.index = Lying(str(tmp_path / "right"))
+    result = await restore(view, name, str(tmp_path / "out"))
+    assert sorted(x.path for x in result.damaged) == [b"a", b"b", b"c"]
+    assert os.listdir(tmp_path / "out") == []
+
+    class Unsure(BlobIndex):
+        def lookup(self, content_id: bytes) -> Iterator[Place]:
+            yield from {ids[0]: [b, a], ids[1]: [a, b]}.get(content_id, super().lookup(content_id))
+
+    view.index = Unsure(str(tmp_path / "right"))
+    assert (await restore(view, name, str(tmp_path / "out"))).damaged == []
+    assert (tmp_path / "out/c").read_bytes() == b"B" * 50 + b"A" * 50
 
 
 async def test_hard_links_of_a_lost_file_are_lost_by_name(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import grp
 import os
+import pwd
 import stat
 from pathlib import Path
 from typing import Any
@@ -216,3 +218,49 @@ async def test_access_lists_of_the_target_are_not_inherited(tmp_path: Path, outs
     for name in ("d", "d/f", "g", "fifo"):
         assert os.listxattr(tmp_path / "out" / name) == []
     assert (tmp_path / "out/d/f").stat().st_mode & 0o7777 == 0o640
+
+
+async def test_what_this_machine_cannot_hold_is_a_warning_each(tmp_path: Path, outside: Path) -> None:
+    """Names too long, sizes and numbers out of reach (trust.md 23): the rest is restored."""
+    tree = {
+        b"n" * 300: file(b"1"),
+        b"d" * 300: folder({b"x": file(b"1")}),
+        b"hole": file(size=2**63 - 1, extras={"s": ()}),
+        b"late": file(b"1", mtime=(2**62, 0)),
+        b"early": link(b"x", mtime=(-(2**62), 0)),
+        b"much": file(b"1", extras={"x": {b"user.big": bytes(100_000), b"nonsense": b"1"}}),
+        b"who": file(b"1", uid=2**32 - 1, gid=2**32 - 1, mode=0o6755),
+        b"ok": file(b"fine"),
+    }
+    if os.geteuid() == 0:
+        tree[b"dev"] = Node(CHAR, extras={"r": (2**63, 2**63)})
+    result = await restored(tmp_path, tree)
+    assert result.exit_code == 3
+    assert result.damaged == []
+    assert (tmp_path / "out/ok").read_bytes() == b"fine"
+    assert (tmp_path / "out/who").stat().st_mode & 0o6000 == 0
+    assert {"ok", "late", "early", "much", "who"} <= set(os.listdir(tmp_path / "out"))
+    assert not [n for n in os.listdir(tmp_path / "out") if n.startswith(".tandem")]
+
+
+async def test_owners_by_name(tmp_path: Path) -> None:
+    require_root()
+    names = {777: "daemon", 778: "daemon", 779: "nobody here has this name"}
+    repo = SmallRepo(names=names)
+    root = repo.tree({b"f": file(b"1", uid=777, gid=778), b"g": file(b"1", uid=779, gid=780)})
+    name = repo.snapshot(root)
+    view = await repo.view(str(tmp_path / "index"))
+    await restore(view, name, str(tmp_path / "number"))
+    await restore(view, name, str(tmp_path / "name"), owners_by_name=True)
+    owner = {
+        (how, n): os.stat(tmp_path / how / n)[stat.ST_UID : stat.ST_GID + 1]
+        for how in ("number", "name")
+        for n in ("f", "g")
+    }
+    daemon = (pwd.getpwnam("daemon").pw_uid, grp.getgrnam("daemon").gr_gid)
+    assert owner == {
+        ("number", "f"): (777, 778),
+        ("number", "g"): (779, 780),
+        ("name", "f"): daemon,
+        ("name", "g"): (779, 780),
+    }

@@ -189,7 +189,10 @@ class Planner:
         if node.entry[0] != SYMLINK:
             return not self._target.overwrite
         name = node.entry[1]
-        return os.readlink(name, dir_fd=self._target.folder(node.spot.path)) == node.entry[8]
+        try:
+            return os.readlink(name, dir_fd=self._target.folder(node.spot.path)) == node.entry[8]
+        except OSError:
+            return False
 
     async def _file(self, spot: Spot, entry: Entry, owner: tuple[int, int], group: Group) -> None:
         about = self._target.about(spot, entry[1])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from tandem_agent.engine.batches import Batch, First
-from tandem_agent.engine.fetch import Fetcher
+from tandem_agent.engine.fetch import Fetcher, Place
 from tandem_agent.engine.nodes import Node, NodeWriter
 from tandem_agent.engine.plan import FrameUse, ReadRange
 from tandem_agent.engine.treewalk import join, show
@@ -161,14 +161,14 @@ class Delivery:
             avoid.add(tier)
             use = failed[0]
         for piece in use.uses:
-            await self._elsewhere(piece, use.pack, trouble)
+            await self._elsewhere(piece, (use.pack, use.frame, piece.offset, piece.length), trouble)
 
-    async def _elsewhere(self, piece: Piece, pack: int, trouble: TandemError) -> None:
-        """A blob from other packs than the one where it was not good."""
+    async def _elsewhere(self, piece: Piece, place: Place, trouble: TandemError) -> None:
+        """A blob from other places than the one where it was not good."""
         if piece.job.lost:
             return
         try:
-            blob = await self._fetcher.blob(piece.content_id, without_pack=pack)
+            blob = await self._fetcher.blob(piece.content_id, without=place)
         except (Missing, Corrupt, Unavailable) as error:
             away = isinstance(trouble, Unavailable) or isinstance(error, Unavailable)
             self.lose(piece.job, AWAY if away else DAMAGED, trouble.what)

@@ -207,12 +207,12 @@ class Fetcher:
                 return rank
         return len(self._tiers)
 
-    async def blob(self, block: bytes, without_pack: int | None = None) -> bytes:
-        """The verified bytes of a blob, from any place on any tier; a pack that was tried may be left out.
-        Raises like `read`."""
+    async def blob(self, block: bytes, without: Place | None = None) -> bytes:
+        """The verified bytes of a blob, from any place on any tier; a place that was tried on all of them may
+        be left out. Raises like `read`."""
         trouble: TandemError = Missing(f"block {block.hex()[:16]} is in no index")
         for place in self.places(block):
-            if place[0] == without_pack:
+            if place == without:
                 continue
             try:
                 return await self._blob_at(place, block, set())

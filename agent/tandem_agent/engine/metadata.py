@@ -20,6 +20,7 @@ from tandem_protocol.tree import FILE, SYMLINK, Entry
 ACL_ACCESS = "system.posix_acl_access"
 ACL_DEFAULT = "system.posix_acl_default"
 _SET_ID = 0o6000
+_UNCHANGED = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +130,13 @@ class MetadataWriter:
         """Set the owner; False if user or group stayed another. A user who is not root may still give a
         file to a group of theirs."""
         try:
-            os.fchown(fd, *owner)
+            os.fchown(fd, *possible(owner))
             return True
         except (OSError, OverflowError):
             about = os.fstat(fd)
             if (about.st_uid, about.st_gid) == owner:
                 return True
-            if self._give_to_group(fd, owner[1]) and about.st_uid == owner[0]:
+            if owner[1] != _UNCHANGED and self._give_to_group(fd, owner[1]) and about.st_uid == owner[0]:
                 return True
         self._trouble("owner could not be set (only root may)", spot, entry)
         return False
@@ -176,7 +177,7 @@ class MetadataWriter:
         is called ``name`` for now, in the open folder of ``spot``."""
         wanted_mode = entry[2]
         try:
-            os.chown(name, *owner, dir_fd=folder, follow_symlinks=False)
+            os.chown(name, *possible(owner), dir_fd=folder, follow_symlinks=False)
         except (OSError, OverflowError):
             about = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if (about.st_uid, about.st_gid) != owner:
@@ -203,6 +204,14 @@ class MetadataWriter:
             self._trouble(f"mode could not be set ({error.strerror})", spot, entry)
         finally:
             os.close(handle)
+
+
+def possible(owner: tuple[int, int]) -> tuple[int, int]:
+    """``owner`` itself; `OverflowError` for the number that means "leave it as it is" to the system: a setuid
+    file of that owner would stay with whoever restores it."""
+    if _UNCHANGED in owner:
+        raise OverflowError("no such owner")
+    return owner
 
 
 def time_of(entry: Entry) -> int:

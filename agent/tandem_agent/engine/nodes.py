@@ -49,6 +49,8 @@ class NodeWriter:
             if no_room(error):
                 raise translated(error, f"cannot write to {self._target.shown}") from None
             self._troubles.add(f"could not be made ({error.strerror})", path)
+        except OverflowError:
+            self._troubles.add("could not be made (no such device number here)", path)
         return False
 
     def _make(self, node: Node) -> None:

@@ -141,8 +141,8 @@ class Target:
             return None
         try:
             return os.stat(name, dir_fd=self.folder(spot.path), follow_symlinks=False)
-        except FileNotFoundError:
-            return None
+        except OSError:
+            return None  # Not there, or a name that this file system cannot have: making it will tell.
 
     def temporary(self) -> bytes:
         """A new temporary name; not to be guessed by others who can write to the folder."""
