@@ -186,7 +186,10 @@ class _Run:
             pool.stop()
 
     def _scan(self) -> None:
-        SourceWalk(self._scanner, self._builder.offer, self._warnings).run(self._sources)
+        try:
+            SourceWalk(self._scanner, self._builder.offer, self._warnings).run(self._sources)
+        finally:
+            self._reader.ahead(-1, ())  # close what was opened and never read
         self._reader.flush()
         self._jobs.end()
         self._root = self._builder.finish()
