@@ -86,7 +86,7 @@ async def test_permanent_faults_pass_at_once(kind: type[TandemError]) -> None:
 
 
 async def test_waits_have_jitter_within_their_bound() -> None:
-    with scripted(*(Fault("size", at) for at in range(1, 6))) as script:
+    with scripted(*(Fault("size", at) for at in range(1, 5))) as script:
         bench = Bench(script, jitter_s=0.25)
         await bench.store.open()
         with pytest.raises(Missing):
@@ -145,8 +145,19 @@ async def test_an_attempt_that_moved_a_mebibyte_starts_the_count_again() -> None
     with scripted(*far) as script:
         bench = Bench(script, attempts=3)
         await bench.store.open()
-        await bench.store.put(NAME, b"data", lambda _count: None)
+        await bench.store.put(NAME, bytes(10 * PROGRESS), lambda _count: None)
     assert set(bench.slept) == {0.5}
+
+
+async def test_an_upload_that_fails_at_its_end_each_time_is_given_up() -> None:
+    """It moves all its bytes in every attempt, and gets nowhere: a failing disk, not a failing line."""
+    data = bytes(2 * PROGRESS)
+    with scripted(*(Fault("put", at, after_bytes=len(data)) for at in range(1, 5))) as script:
+        bench = Bench(script, attempts=3)
+        await bench.store.open()
+        with pytest.raises(Unavailable):
+            await bench.store.put(NAME, data, lambda _count: None)
+    assert script.calls["put"] == 4
 
 
 async def test_an_attempt_that_moved_less_does_not() -> None:

@@ -90,7 +90,7 @@ class RetryingStore(Store):
 
             return store.put(name, data, both)
 
-        await self._repeat(attempt)
+        await self._repeat(attempt, self.policy.attempts * memoryview(data).nbytes)
 
     async def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         parts: list[bytes] = []
@@ -139,14 +139,19 @@ class RetryingStore(Store):
     async def delete(self, name: str) -> None:
         await self._repeat(lambda store, _: store.delete(name))
 
-    async def _repeat(self, attempt: Callable[[Store, Callable[[int], None]], Awaitable[_T]]) -> _T:
-        """The answer of ``attempt``, given an open session and a counter of bytes moved."""
+    async def _repeat(
+        self, attempt: Callable[[Store, Callable[[int], None]], Awaitable[_T]], most: int | None = None
+    ) -> _T:
+        """The answer of ``attempt``, given an open session and a counter of bytes moved. After ``most`` bytes
+        moving is no progress any more: a disk that fails at the end of each upload would keep it up for ever.
+        """
         policy = self.policy
-        moved = 0
+        moved = total = 0
 
         def count(more: int) -> None:
-            nonlocal moved
+            nonlocal moved, total
             moved += more
+            total += more
 
         async for turn in AsyncRetrying(
             stop=stop_after_attempt(policy.attempts),
@@ -163,7 +168,7 @@ class RetryingStore(Store):
                     return await attempt(store, count)
                 except Unavailable as fault:
                     self.last_fault = str(fault)
-                    if moved >= PROGRESS:
+                    if moved >= PROGRESS and (most is None or total < most):
                         turn.retry_state.attempt_number = 1
                     await self._drop(store)
                     raise
