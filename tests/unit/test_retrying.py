@@ -86,7 +86,7 @@ async def test_permanent_faults_pass_at_once(kind: type[TandemError]) -> None:
 
 
 async def test_waits_have_jitter_within_their_bound() -> None:
-    with scripted(*(Fault("size", at) for at in range(1, 5))) as script:
+    with scripted(*(Fault("size", at) for at in range(1, 6))) as script:
         bench = Bench(script, jitter_s=0.25)
         await bench.store.open()
         with pytest.raises(Missing):
