@@ -9,15 +9,13 @@ rules are in ``tandem_protocol``.
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from tandem_protocol.errors import Corrupt, Full, Refused, TandemError, Unsupported
+from tandem_agent.database import DAMAGED, Database
+from tandem_protocol.errors import Corrupt, Unsupported
 from tandem_protocol.history import Live, LiveObject, apply
 from tandem_protocol.identity import Identity, decode_identity
 from tandem_protocol.names import ObjectType
@@ -88,79 +86,64 @@ class Setup:
 class JournalView(Mapping[int, Known]):
     """The journal by number, read as asked for: a look must not cost in proportion to the history."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
 
     def __getitem__(self, number: int) -> Known:
         if number > 2**63 - 1:
             raise KeyError(number)
-        row = self._db.execute("SELECT nonce, hash FROM journal WHERE n = ?", (number,)).fetchone()
+        row = self._db.row("SELECT nonce, hash FROM journal WHERE n = ?", (number,))
         if row is None:
             raise KeyError(number)
         return Known(*row)
 
     def __iter__(self) -> Iterator[int]:
-        return (n for (n,) in self._db.execute("SELECT n FROM journal ORDER BY n"))
+        return (n for (n,) in self._db.rows("SELECT n FROM journal ORDER BY n"))
 
     def __len__(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM journal").fetchone()[0])
+        return int(self._db.value("SELECT count(*) FROM journal"))
 
 
 class State:
     """Open with `State.open`; one process at a time (the caller holds the lock file)."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
+        self._transaction = db.transaction
         self.journal = JournalView(db)
 
     @classmethod
     def open(cls, folder: str) -> State:
         """Open or make the file in ``folder`` (made 0700 if missing)."""
-        path = os.path.join(folder, FILE)
+        db = Database.open(folder, FILE)
         try:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            db = sqlite3.connect(path, isolation_level=None)
-            os.chmod(path, 0o600)
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
             state = cls(db)
-            state._prepare(path)
-            _sync_folder(folder)
-        except (sqlite3.Error, OSError) as fault:
-            raise _translated(fault, path) from fault
+            state._prepare()
+        except BaseException:
+            db.close()
+            raise
         return state
 
     def close(self) -> None:
         self._db.close()
 
-    def _prepare(self, path: str) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+    def _prepare(self) -> None:
+        version = self._db.value("PRAGMA user_version")
         if version > SCHEMA:
-            raise Unsupported(f"the local state {path} was written by a newer program", "upgrade tandem")
+            raise Unsupported(
+                f"the local state {self._db.path} was written by a newer program", "upgrade tandem"
+            )
         if version == 0:
             with self._transaction():
                 for statement in _TABLES.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-            self._db.execute("COMMIT")
-        except BaseException as fault:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            if isinstance(fault, sqlite3.Error):
-                raise _translated(fault, "the local state") from fault
-            raise
+                    self._db.change(statement)
+                self._db.change(f"PRAGMA user_version = {SCHEMA}")
 
     # Who we are
 
     def setup(self) -> Setup | None:
         """This installation, or None before init."""
-        rows = dict(self._db.execute("SELECT key, value FROM setup").fetchall())
+        rows: dict[str, bytes] = dict(self._db.rows("SELECT key, value FROM setup"))
         if "certificate" not in rows:
             return None
         certificate = parse_certificate(rows["certificate"], rows["repository"], rows["root"])
@@ -179,31 +162,37 @@ class State:
             "certificate": setup.certificate.data,
         }
         with self._transaction():
-            self._db.executemany("INSERT INTO setup VALUES (?, ?)", values.items())
+            self._db.change_each("INSERT INTO setup VALUES (?, ?)", values.items())
             for position, (name, identity) in enumerate(tiers):
-                self._db.execute(
+                self._db.change(
                     "INSERT INTO tiers VALUES (?, ?, ?, ?, 1, 0, 0, 'offline', 'not written yet', ?)",
                     (identity.tier_id, name, position, identity.encode(), now_text()),
                 )
-            self._db.executemany("INSERT INTO keyslots VALUES (?, ?)", slots.items())
+            self._db.change_each("INSERT INTO keyslots VALUES (?, ?)", slots.items())
 
     # The journal and the intent
 
     @property
     def head(self) -> int:
         """The highest number in the journal; 0 before the first."""
-        return int(self._db.execute("SELECT coalesce(max(n), 0) FROM journal").fetchone()[0])
+        return int(self._db.value("SELECT coalesce(max(n), 0) FROM journal"))
 
     def record(self, number: int) -> Record:
         """The record of ``number``, from the journal's own bytes."""
-        row = self._db.execute("SELECT record FROM journal WHERE n = ?", (number,)).fetchone()
+        row = self._db.row("SELECT record FROM journal WHERE n = ?", (number,))
         if row is None:
             raise KeyError(number)
-        return parse_record(row[0], self._repository_id(), None, number)
+        try:
+            return parse_record(row[0], self._repository_id(), None, number)
+        except Corrupt as fault:
+            raise Corrupt(
+                f"the local state {self._db.path} is damaged (revision {number}: {fault.what})",
+                DAMAGED,
+            ) from fault
 
     def has_kind(self, kind: Kind) -> bool:
         """Whether the journal has a revision of this kind."""
-        found = self._db.execute("SELECT 1 FROM journal WHERE kind = ? LIMIT 1", (kind.value,)).fetchone()
+        found = self._db.row("SELECT 1 FROM journal WHERE kind = ? LIMIT 1", (kind.value,))
         return found is not None
 
     def last_of_kinds(self, kinds: Iterable[Kind]) -> int:
@@ -211,19 +200,19 @@ class State:
         wanted = [kind.value for kind in kinds]
         marks = ", ".join("?" * len(wanted))
         query = f"SELECT coalesce(max(n), 0) FROM journal WHERE kind IN ({marks})"  # noqa: S608 (question marks only)
-        return int(self._db.execute(query, wanted).fetchone()[0])
+        return int(self._db.value(query, wanted))
 
     def bases(self) -> list[Record]:
         """The bases in the journal, oldest first."""
-        marked = self._db.execute("SELECT value FROM setup WHERE key = 'bases'").fetchone()
+        marked = self._db.row("SELECT value FROM setup WHERE key = 'bases'")
         return [self.record(n) for n in json.loads(marked[0])] if marked else []
 
     def count_since(self, number: int) -> int:
         """How many revisions the journal has above ``number``."""
-        return int(self._db.execute("SELECT count(*) FROM journal WHERE n > ?", (number,)).fetchone()[0])
+        return int(self._db.value("SELECT count(*) FROM journal WHERE n > ?", (number,)))
 
     def intent(self) -> Intent | None:
-        row = self._db.execute("SELECT n, nonce, parents, decided, backup FROM intent").fetchone()
+        row = self._db.row("SELECT n, nonce, parents, decided, backup FROM intent")
         if row is None:
             return None
         parents = tuple(row[2][i : i + 32] for i in range(0, len(row[2]), 32))
@@ -232,8 +221,8 @@ class State:
     def set_intent(self, intent: Intent) -> None:
         """Use up the number. Refuses while another intent is open: that one has to be ended first."""
         with self._transaction():
-            self._db.execute("DELETE FROM answered")
-            self._db.execute(
+            self._db.change("DELETE FROM answered")
+            self._db.change(
                 "INSERT INTO intent VALUES (1, ?, ?, ?, 0, ?)",
                 (intent.number, intent.nonce, b"".join(intent.parents), json.dumps(dict(intent.backup))),
             )
@@ -241,28 +230,28 @@ class State:
     def set_answered(self, tier: bytes) -> None:
         """``tier`` confirmed our claim of the intent: from now on its absence there means a rollback."""
         with self._transaction():
-            self._db.execute("INSERT OR IGNORE INTO answered VALUES (?)", (tier,))
+            self._db.change("INSERT OR IGNORE INTO answered VALUES (?)", (tier,))
 
     def answered(self, tier: bytes) -> bool:
-        return self._db.execute("SELECT 1 FROM answered WHERE tier = ?", (tier,)).fetchone() is not None
+        return self._db.row("SELECT 1 FROM answered WHERE tier = ?", (tier,)) is not None
 
     def decide(self, record: Record, backup: Mapping[str, Any] | None = None) -> None:
         """``record`` is revision n for ever: into the journal, live, and missing on every tier until confirmed.
         ``backup`` (id hex, name, …) is what `backups` lists of it."""
         with self._transaction():
-            self._db.execute(
+            self._db.change(
                 "INSERT INTO journal VALUES (?, ?, ?, ?, ?)",
                 (record.number, record.kind.value, record.nonce, record.hash, record.data),
             )
-            self._db.execute("UPDATE intent SET decided = 1")
-            self._db.execute("INSERT INTO missing SELECT id, ? FROM tiers", (record.number,))
+            self._db.change("UPDATE intent SET decided = 1")
+            self._db.change("INSERT INTO missing SELECT id, ? FROM tiers", (record.number,))
             self._apply(record)
             if record.is_base:
                 numbers = [base.number for base in self.bases()] + [record.number]
                 value = json.dumps(numbers[-8:]).encode()
-                self._db.execute("INSERT OR REPLACE INTO setup VALUES ('bases', ?)", (value,))
+                self._db.change("INSERT OR REPLACE INTO setup VALUES ('bases', ?)", (value,))
             if backup is not None:
-                self._db.execute(
+                self._db.change(
                     "INSERT INTO backups VALUES (?, ?, ?, ?)",
                     (record.number, bytes.fromhex(backup["id"]), backup["name"], json.dumps(dict(backup))),
                 )
@@ -273,9 +262,9 @@ class State:
         after: Live = dict(before)
         apply(after, record)
         for name in before.keys() - after.keys():
-            self._db.execute("DELETE FROM live WHERE name = ?", (name,))
-            self._db.execute("DELETE FROM lacking WHERE name = ?", (name,))
-        self._db.executemany(
+            self._db.change("DELETE FROM live WHERE name = ?", (name,))
+            self._db.change("DELETE FROM lacking WHERE name = ?", (name,))
+        self._db.change_each(
             "INSERT OR REPLACE INTO live VALUES (?, ?, ?, ?, ?)",
             [(o.name, o.type.value, o.size, o.added, b"".join(sorted(o.dead))) for o in after.values()],
         )
@@ -283,8 +272,8 @@ class State:
     def end_intent(self) -> None:
         """Forget the intent: it is decided (or was closed by an aborted record) and dealt with."""
         with self._transaction():
-            self._db.execute("DELETE FROM intent WHERE decided = 1")
-            self._db.execute("DELETE FROM answered")
+            self._db.change("DELETE FROM intent WHERE decided = 1")
+            self._db.change("DELETE FROM answered")
 
     def confirm(self, numbers: Iterable[int], tiers: Iterable[bytes], *, as_targets: bool = False) -> None:
         """These tiers hold these revisions, in the order in which the records were created there. With
@@ -293,36 +282,32 @@ class State:
         with self._transaction():
             for tier in tiers:
                 rows = [(tier, n) for n in numbers]
-                self._db.executemany("DELETE FROM missing WHERE tier = ? AND n = ?", rows)
+                self._db.change_each("DELETE FROM missing WHERE tier = ? AND n = ?", rows)
                 if as_targets:
-                    self._db.executemany("INSERT OR IGNORE INTO confirmed VALUES (?2, ?1)", rows)
+                    self._db.change_each("INSERT OR IGNORE INTO confirmed VALUES (?2, ?1)", rows)
                 if numbers:
-                    self._db.execute("UPDATE tiers SET last_written = ? WHERE id = ?", (numbers[-1], tier))
+                    self._db.change("UPDATE tiers SET last_written = ? WHERE id = ?", (numbers[-1], tier))
 
     # What is live
 
     def live(self) -> Live:
         """Everything live after the head, by name."""
-        rows = self._db.execute("SELECT name, type, size, added, dead FROM live")
+        rows = self._db.rows("SELECT name, type, size, added, dead FROM live")
         return {row[0]: _live_object(*row) for row in rows}
 
     def live_of(self, kind: ObjectType) -> Live:
-        rows = self._db.execute(
-            "SELECT name, type, size, added, dead FROM live WHERE type = ?", (kind.value,)
-        )
+        rows = self._db.rows("SELECT name, type, size, added, dead FROM live WHERE type = ?", (kind.value,))
         return {row[0]: _live_object(*row) for row in rows}
 
     def live_object(self, name: bytes) -> LiveObject | None:
-        row = self._db.execute(
-            "SELECT name, type, size, added, dead FROM live WHERE name = ?", (name,)
-        ).fetchone()
+        row = self._db.row("SELECT name, type, size, added, dead FROM live WHERE name = ?", (name,))
         return None if row is None else _live_object(*row)
 
     # Tiers
 
     def tiers(self) -> list[TierRow]:
         """All tiers not retired, in configured order."""
-        rows = self._db.execute(
+        rows = self._db.rows(
             "SELECT id, name, identity, start, last_written, to_compare, state, reason, since"
             " FROM tiers ORDER BY position"
         )
@@ -338,97 +323,97 @@ class State:
             return
         since = row.since if row.state == state else now_text()
         with self._transaction():
-            self._db.execute(
+            self._db.change(
                 "UPDATE tiers SET state = ?, reason = ?, since = ? WHERE id = ?", (state, reason, since, tier)
             )
 
     def missing(self, tier: bytes) -> list[int]:
         """Revisions of the journal, from the tier's start on, that it does not hold; ascending."""
-        rows = self._db.execute("SELECT n FROM missing WHERE tier = ? ORDER BY n", (tier,))
+        rows = self._db.rows("SELECT n FROM missing WHERE tier = ? ORDER BY n", (tier,))
         return [n for (n,) in rows]
 
     def lacking(self, tier: bytes) -> set[bytes]:
         """Names of live objects known not to be good there, though it holds the revisions that added them."""
-        return {name for (name,) in self._db.execute("SELECT name FROM lacking WHERE tier = ?", (tier,))}
+        return {name for (name,) in self._db.rows("SELECT name FROM lacking WHERE tier = ?", (tier,))}
 
     def add_lacking(self, tier: bytes, names: Iterable[bytes]) -> None:
         """These are not good there. What was confirmed before may need them, so it counts no more as such."""
         with self._transaction():
-            added = self._db.executemany(
+            added = self._db.change_each(
                 "INSERT OR IGNORE INTO lacking VALUES (?, ?)", [(tier, n) for n in names]
             )
-            if added.rowcount > 0:
-                self._db.execute("DELETE FROM confirmed WHERE tier = ?", (tier,))
+            if added > 0:
+                self._db.change("DELETE FROM confirmed WHERE tier = ?", (tier,))
 
     def remove_lacking(self, tier: bytes, names: Iterable[bytes]) -> None:
         with self._transaction():
-            self._db.executemany(
+            self._db.change_each(
                 "DELETE FROM lacking WHERE tier = ? AND name = ?", [(tier, n) for n in names]
             )
 
     def highest_held(self, tier: bytes) -> int:
         """The highest revision that the tier holds; 0 for none."""
-        row = self._db.execute(
-            "SELECT n FROM journal WHERE NOT EXISTS"
-            " (SELECT 1 FROM missing WHERE missing.tier = ? AND missing.n = journal.n) ORDER BY n DESC LIMIT 1",
+        row = self._db.row(
+            "SELECT n FROM journal WHERE n >= (SELECT start FROM tiers WHERE id = ?1) AND NOT EXISTS"
+            " (SELECT 1 FROM missing WHERE missing.tier = ?1 AND missing.n = journal.n) ORDER BY n DESC LIMIT 1",
             (tier,),
-        ).fetchone()
+        )
         return int(row[0]) if row else 0
 
     def tier_revision(self, tier: bytes) -> int:
         """The highest number up to which the tier holds every revision from its start on."""
-        row = self._db.execute(
-            "SELECT coalesce(max(n), 0) FROM journal WHERE n <"
-            " (SELECT coalesce(min(n), 9223372036854775807) FROM missing WHERE tier = ?)",
-            (tier,),
-        ).fetchone()
-        return int(row[0])
+        return int(
+            self._db.value(
+                "SELECT coalesce(max(n), 0) FROM journal WHERE n <"
+                " (SELECT coalesce(min(n), 9223372036854775807) FROM missing WHERE tier = ?)",
+                (tier,),
+            )
+        )
 
     def forget_holds(self, tier: bytes) -> None:
         """The tier was rolled back by its storage: nothing is known of it until it is compared in full."""
         with self._transaction():
-            self._db.execute(
+            self._db.change(
                 "INSERT OR IGNORE INTO missing SELECT ?1, n FROM journal"
                 " WHERE n >= (SELECT start FROM tiers WHERE id = ?1)",
                 (tier,),
             )
-            self._db.execute("DELETE FROM confirmed WHERE tier = ?", (tier,))
-            self._db.execute("UPDATE tiers SET last_written = 0, to_compare = 1 WHERE id = ?", (tier,))
+            self._db.change("DELETE FROM confirmed WHERE tier = ?", (tier,))
+            self._db.change("UPDATE tiers SET last_written = 0, to_compare = 1 WHERE id = ?", (tier,))
 
     def set_compared(self, tier: bytes) -> None:
         with self._transaction():
-            self._db.execute("UPDATE tiers SET to_compare = 0 WHERE id = ?", (tier,))
+            self._db.change("UPDATE tiers SET to_compare = 0 WHERE id = ?", (tier,))
 
     # Backups and key slots
 
     def backups(self) -> list[tuple[int, dict[str, Any]]]:
         """All backups, also failed ones: revision and what `decide` was told, oldest first."""
-        rows = self._db.execute("SELECT n, info FROM backups ORDER BY n")
+        rows = self._db.rows("SELECT n, info FROM backups ORDER BY n")
         return [(n, json.loads(info)) for n, info in rows]
 
     def is_on(self, number: int, tier: bytes) -> bool:
         """Whether backup ``number`` is on ``tier``: confirmed as a target of it, or everything up to it is held
         with nothing lacking. Holding the number alone is not enough: it refers to what came before."""
-        row = self._db.execute("SELECT 1 FROM confirmed WHERE n = ? AND tier = ?", (number, tier)).fetchone()
+        row = self._db.row("SELECT 1 FROM confirmed WHERE n = ? AND tier = ?", (number, tier))
         return row is not None or (self.tier_revision(tier) >= number and not self.lacking(tier))
 
     def key_slots(self) -> dict[bytes, bytes]:
         """This installation's copy of every live key slot, by object name; before init, of those to come."""
-        slots = dict(self._db.execute("SELECT name, data FROM keyslots").fetchall())
+        slots: dict[bytes, bytes] = dict(self._db.rows("SELECT name, data FROM keyslots"))
         live = self.live_of(ObjectType.KEY)
         return {name: data for name, data in slots.items() if name in live or not live}
 
     def put_key_slot(self, name: bytes, data: bytes) -> None:
         with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO keyslots VALUES (?, ?)", (name, data))
+            self._db.change("INSERT OR REPLACE INTO keyslots VALUES (?, ?)", (name, data))
 
     def drop_key_slot(self, name: bytes) -> None:
         with self._transaction():
-            self._db.execute("DELETE FROM keyslots WHERE name = ?", (name,))
+            self._db.change("DELETE FROM keyslots WHERE name = ?", (name,))
 
     def _repository_id(self) -> bytes:
-        row = self._db.execute("SELECT value FROM setup WHERE key = 'repository'").fetchone()
-        return bytes(row[0])
+        return bytes(self._db.value("SELECT value FROM setup WHERE key = 'repository'"))
 
 
 def now_text() -> str:
@@ -444,38 +429,3 @@ def _tier_row(
     id: bytes, name: str, identity: bytes, start: int, last: int, compare: int, *rest: str
 ) -> TierRow:
     return TierRow(id, name, decode_identity(identity), start, last, bool(compare), *rest)
-
-
-def _sync_folder(folder: str) -> None:
-    """The database's name must survive a power cut, and so must the folder's own in its parent."""
-    for path in (folder, os.path.dirname(os.path.abspath(folder))):
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def _translated(fault: Exception, path: str) -> TandemError:
-    text = str(fault)
-    if "full" in text or getattr(fault, "errno", None) == 28 or ("I/O" in text and _no_room(path)):
-        return Full(
-            f"no space for the local state ({path})", "make room there; nothing was touched on any tier"
-        )
-    if isinstance(fault, sqlite3.DatabaseError) and not isinstance(fault, sqlite3.OperationalError):
-        return Corrupt(
-            f"the local state {path} is damaged ({text})",
-            "restoring still works with --from URL; see 'second installation' in the README for writing again",
-        )
-    return Refused(
-        f"the local state {path} cannot be used ({text})", "check the folder's permissions and file system"
-    )
-
-
-def _no_room(path: str) -> bool:
-    """SQLite calls a full disk an I/O error where its shared memory file cannot grow."""
-    try:
-        about = os.statvfs(os.path.dirname(path))
-    except OSError:
-        return False
-    return about.f_bavail * about.f_frsize < 1 << 16
