@@ -1,12 +1,13 @@
 """`make demo`: a folder backed up to two tiers, one of them lost and back again, restored from either, compared.
 
 Runs the real `tandem` and `tandem-server` as a user would, on this machine alone, below ``demo/`` (made anew at
-each run). The folder given (SRC) is only read: it is copied first, and the copy is what changes.
-Ends with 0 only if every comparison held.
+each run; ``--below DIR``: there). The folder given (SRC) is only read: it is copied first, and the copy is what
+changes. Ends with 0 only if every comparison held.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -24,7 +25,8 @@ from compare_trees import differences
 from demo_source import change, copy_tree
 
 PROJECT = Path(__file__).resolve().parent.parent
-DEMO = PROJECT / "demo"
+MARK = ".made-by-the-demo"
+"""A folder with this file in it may be emptied."""
 PROGRAMS = Path(sys.executable).parent
 PASSPHRASE = "a passphrase for the demonstration"
 DEFAULT_LIMIT = 200_000_000
@@ -50,15 +52,15 @@ class DemoFailure(Exception):
 class Demo:
     """The steps, in order. Every command is run in a process of its own; nothing of Tandem is imported."""
 
-    def __init__(self, source: Path, limit: int | None) -> None:
-        self.original, self.limit = source, limit
-        self.source = DEMO / "source"
-        self.vault, self.remote = DEMO / "vault", DEMO / "server" / "files" / "tandem"
-        self.server = Server(DEMO / "server")
+    def __init__(self, folder: Path, source: Path, limit: int | None) -> None:
+        self.folder, self.original, self.limit = folder, source, limit
+        self.source = folder / "source"
+        self.vault, self.remote = folder / "vault", folder / "server" / "files" / "tandem"
+        self.server = Server(folder / "server")
         self.steps: list[Step] = []
 
     def run(self) -> None:
-        reset(DEMO)
+        reset(self.folder)
         self.copy()
         self.server.make_keys()
         with self.server.stopped_at_the_end():
@@ -70,12 +72,12 @@ class Demo:
             self.server.stop()
             say(change(self.source))
             self.backup("after changes, WAN down", tiers={"vault"})
-            self.restore("restored from the vault", DEMO / "from-vault", "--tier", "vault")
+            self.restore("restored from the vault", self.folder / "from-vault", "--tier", "vault")
             say("The WAN is back: the server is started.")
             self.server.start()
             self.sync()
             self.same_tiers()
-            self.restore("restored from the remote alone", DEMO / "from-remote", *self.from_remote())
+            self.restore("restored from the remote alone", self.folder / "from-remote", *self.from_remote())
 
     def copy(self) -> None:
         say(f"Copying {self.original} to {self.source} (the original is only read)")
@@ -87,11 +89,11 @@ class Demo:
     def make_repository(self) -> None:
         started = time.monotonic()
         self.tandem(
-            *("init", str(self.source), "--state-dir", str(DEMO / "state")),
+            *("init", str(self.source), "--state-dir", str(self.folder / "state")),
             *("--tier", f"vault={self.vault}", "--tier", f"remote={self.server.url}"),
             *("--identity-file", str(self.server.key), "--accept-host-key", self.server.fingerprint),
         )
-        config = DEMO / "agent.toml"
+        config = self.folder / "agent.toml"
         # A user who does not want to wait long for a server that is down would write the same.
         config.write_text("patience_seconds = 2\n" + config.read_text())
         self.note("repository on two tiers", started, "made")
@@ -159,11 +161,11 @@ class Demo:
     def tandem(self, *words: str) -> Any:
         """Run one command with ``--json``; its document. Progress and messages go to the terminal."""
         alone = "--from" in words
-        say("$ tandem " + " ".join(w.replace(f"{PROJECT}/", "") for w in words))
+        say("$ tandem " + " ".join(w.replace(f"{self.folder.parent}/", "") for w in words))
         environment = {
             **os.environ,
             "TANDEM_PASSPHRASE": PASSPHRASE,
-            "TANDEM_CONFIG": str(DEMO / ("none.toml" if alone else "agent.toml")),
+            "TANDEM_CONFIG": str(self.folder / ("none.toml" if alone else "agent.toml")),
             "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",
         }
         command = [str(PROGRAMS / "tandem"), *words, "--json"]
@@ -260,7 +262,12 @@ def reset(folder: Path) -> None:
 
     if folder.exists():
         shutil.rmtree(folder, onerror=retry)
-    folder.mkdir()
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
+
+
+def may_be_emptied(folder: Path) -> bool:
+    return not folder.exists() or (folder / MARK).exists() or not any(folder.iterdir())
 
 
 def human(count: float) -> str:
@@ -276,19 +283,30 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Back up a folder to two tiers, lose one, restore, compare.")
+    parser.add_argument("source", nargs="?", type=Path, metavar="SRC", help="the folder (only read)")
+    parser.add_argument(
+        "--below", type=Path, default=PROJECT / "demo", metavar="DIR", help="emptied at each run"
+    )
+    return parser.parse_args()
+
+
 def main() -> int:
-    if len(sys.argv) > 1:
-        source, limit = Path(sys.argv[1]).expanduser().resolve(), None
+    given = arguments()
+    folder = given.below.resolve()
+    if given.source is not None:
+        source, limit = given.source.expanduser().resolve(), None
     else:
         documents = Path("/usr/share/doc")
         source, limit = (documents if documents.is_dir() else PROJECT), DEFAULT_LIMIT
     if not source.is_dir():
         print(f"demo: {source} is not a folder: make demo SRC=FOLDER", file=sys.stderr)
         return 2
-    if source == DEMO or DEMO in source.parents:
-        print(f"demo: {DEMO} is emptied at each run: name a folder elsewhere", file=sys.stderr)
+    if source == folder or folder in source.parents or not may_be_emptied(folder):
+        print(f"demo: {folder} would be emptied: name a folder elsewhere", file=sys.stderr)
         return 2
-    demo = Demo(source, limit)
+    demo = Demo(folder, source, limit)
     try:
         demo.run()
     except (DemoFailure, subprocess.SubprocessError, OSError) as failure:
@@ -296,7 +314,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    print(f"\n{demo.table()}\n\nEvery comparison held. All of it is below {DEMO.name}/.")
+    print(f"\n{demo.table()}\n\nEvery comparison held. All of it is below {folder}.")
     return 0
 
 

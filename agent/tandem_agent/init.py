@@ -27,7 +27,7 @@ from tandem_agent.wiring import (
     unlock_with_passphrase,
 )
 from tandem_protocol import names
-from tandem_protocol.errors import Corrupt, Exists, Missing, Refused, TandemError, Usage
+from tandem_protocol.errors import Corrupt, Exists, Missing, Refused, TandemError, Unavailable, Usage
 from tandem_protocol.identity import MAX_SIZE, Identity, decode_identity
 from tandem_protocol.keys import KeyRing, agent_slot, passphrase_slot
 from tandem_protocol.names import ObjectType, object_name
@@ -74,6 +74,8 @@ async def _init(config: Config, state: State, passphrase: str) -> InitResult:
     setup = state.setup()
     assert setup is not None
     if _is_done(state):
+        for tier in config.tiers:
+            await _check_there(config, tier, state)
         return InitResult(setup.repository_id, [tier.name for tier in config.tiers], True)
     for tier in config.tiers:
         await _write_identity(config, tier, state)
@@ -166,6 +168,22 @@ async def _write_identity(config: Config, tier: TierConfig, state: State) -> Non
             await store.create(names.IDENTITY, row.identity.encode())
         except Exists:
             await _check_ours(store, tier, row.identity)
+    finally:
+        await store.close()
+
+
+async def _check_there(config: Config, tier: TierConfig, state: State) -> None:
+    """A repository that was made must be where the configuration says: another place is not one more tier."""
+    row = next(row for row in state.tiers() if row.name == tier.name)
+    store = make_retrying(config, tier, attempts=INIT_ATTEMPTS)
+    try:
+        await store.open()
+        await _check_ours(store, tier, row.identity)
+    except (Missing, Unavailable, Refused) as fault:
+        raise Usage(
+            f"the repository of this state folder ({config.state_dir}) is not at {tier.url} ({fault.what})",
+            "correct the URL; for a new repository name another --state-dir",
+        ) from None
     finally:
         await store.close()
 
