@@ -72,7 +72,7 @@ def campaign(folder: str, cuts: int, seed: int, report: Callable[[str], None] = 
             places = [Place("vault", f"file://{vault}", vault), Place("steady", f"file://{steady}", steady)]
             lab = Lab(folder, places, home)
             cutter = Cutter(disk, steady, each)
-            one = Campaign(lab, Hands(cutter.strike, cutter.unplug, cutter.plug), each, report)
+            one = Campaign(lab, Hands("steady", cutter.strike, cutter.unplug, cutter.plug), each, report)
             one.episode(min(left, CUTS_PER_EPISODE))
             tallies.append(one.tally)
         left -= CUTS_PER_EPISODE

@@ -7,6 +7,8 @@ WAN is down.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -38,6 +40,12 @@ def _start(server: Sshd) -> None:
     server.start()
 
 
+def _fingerprint(known_hosts_line: str) -> str:
+    """The SHA256:… form of a host key, as `ssh-keygen -l` shows it."""
+    digest = hashlib.sha256(base64.b64decode(known_hosts_line.split()[2])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
 def campaign(folder: str, kills: int, seed: int, report: Callable[[str], None] = print) -> list[Tally]:
     """Runs `kills` kills below `folder` (absolute, must be there); one tally for each repository used.
 
@@ -51,13 +59,21 @@ def campaign(folder: str, kills: int, seed: int, report: Callable[[str], None] =
         for path in (vault, remote, home):
             os.makedirs(path)
         with running_sshd(os.path.join(folder, f"sshd-{number}")) as server:
-            login = {"identity_file": os.fspath(server.client_key), "host_keys": [server.known_hosts_line]}
+            key = os.fspath(server.client_key)
+            settings = {"identity_file": key, "host_keys": [server.known_hosts_line]}
+            login = ("--identity-file", key, "--accept-host-key", _fingerprint(server.known_hosts_line))
             places = [
                 Place("vault", f"file://{vault}", vault),
-                Place("remote", f"sftp://{server.user}@{server.host}:{server.port}/{remote}", remote, login),
+                Place(
+                    "remote",
+                    f"sftp://{server.user}@{server.host}:{server.port}/{remote}",
+                    remote,
+                    settings,
+                    login,
+                ),
             ]
             lab = Lab(lab_folder, places, home)
-            hands = Hands(strike=kill, unplug=server.stop, plug=lambda: _start(server))
+            hands = Hands("remote", strike=kill, unplug=server.stop, plug=lambda: _start(server))
             one = Campaign(lab, hands, each, report)
             one.episode(min(left, KILLS_PER_EPISODE))
             tallies.append(one.tally)

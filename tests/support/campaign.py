@@ -51,8 +51,9 @@ class Tally:
 @dataclass(frozen=True)
 class Hands:
     """What a campaign does to its lab. `strike` ends the running process in its way and leaves everything
-    usable again; `unplug` and `plug` take one tier away and bring it back."""
+    usable again; `unplug` and `plug` take the tier `away` off and bring it back."""
 
+    away: str
     strike: Callable[[Popen[str]], None]
     unplug: Callable[[], None]
     plug: Callable[[], None]
@@ -118,15 +119,17 @@ class Campaign:
         self._change()
         self._plain_backup()
         self._hands.plug()
-        self._strike("sync")
+        self._strike("sync", places=[self._hands.away])
         self.tally.syncs += 1
         self._afterwards()
         return 1
 
-    def _strike(self, command: str, steps: tuple[moments.Step, ...] = moments.STEPS) -> None:
+    def _strike(
+        self, command: str, steps: tuple[moments.Step, ...] = moments.STEPS, places: Sequence[str] = ()
+    ) -> None:
         before = manifest.take(self._lab.source)
         folders = {name: place.folder for name, place in self._lab.places.items()}
-        moment = moments.choose(self._rng, self._seconds, sorted(folders), steps)
+        moment = moments.choose(self._rng, self._seconds, places or sorted(folders), steps)
         watch = moments.watch_for(moment, folders)
         process = self._lab.start(command)
         hit = moments.wait_for(moment, lambda: process.poll() is not None, watch)

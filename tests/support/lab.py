@@ -30,12 +30,16 @@ class LabFailure(AssertionError):
 
 @dataclass(frozen=True)
 class Place:
-    """A tier of the lab: how the configuration names it, and where its folder is on this machine."""
+    """A tier of the lab: how the configuration names it, and where its folder is on this machine.
+
+    `settings` are more keys of its table; `login` are the options that `--from` needs to read it alone.
+    """
 
     name: str
     url: str
     folder: str
     settings: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    login: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -155,8 +159,8 @@ class Lab:
         remove_tree(self._restored)
         remove_tree(os.path.join(self.folder, "elsewhere"))
         os.makedirs(os.path.join(self.folder, "elsewhere"))
-        where = f"file://{self.places[tier].folder}"
-        outcome = self.must("restore", backup.id, "--to", self._restored, "--from", where, alone=True)
+        where = ("--from", self.places[tier].url, *self.places[tier].login)
+        outcome = self.must("restore", backup.id, "--to", self._restored, *where, alone=True)
         wrong = manifest.differences(backup.source, self._restored + self.source)
         if wrong:
             lines = "\n  ".join(wrong)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _GLANCE_SECONDS = 0.0005
@@ -55,7 +55,9 @@ class Moment:
         return f"{self.delay * 1000:.1f} ms after the {self.step.what} on {self.place}"
 
 
-def choose(rng: random.Random, duration: float, places: list[str], steps: tuple[Step, ...] = STEPS) -> Moment:
+def choose(
+    rng: random.Random, duration: float, places: Sequence[str], steps: tuple[Step, ...] = STEPS
+) -> Moment:
     """A moment of a run that takes about `duration` seconds: half of them anywhere in it, half at a step."""
     if rng.random() < 0.5:
         return Moment(rng.uniform(0, duration))
