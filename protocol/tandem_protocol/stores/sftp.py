@@ -1,19 +1,22 @@
 """A store on an SFTP server.
 
-The protocol is blocking code (sftp_folder.py over sftp_requests.py over a link) on one thread per session,
+The protocol is blocking code (sftp_folder.py over sftp_requests.py over a link) on one thread per connection,
 so that a busy event loop does not slow it and it does not slow the loop. A verb that is cancelled cuts the
 link, which ends the thread's work at once; so does every fault that leaves the session in doubt.
+A far server is given several connections, since each carries no more than a window per round trip; they are
+one session: opened together, and closed together when one of them fails.
 paramiko takes a quarter of a second to load, so it is loaded on that thread, while ``ssh`` connects.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import Corrupt, Unavailable
+from ..errors import Corrupt, TandemError, Unavailable
 from ..store import Buffer, Entry, Store
 from .faults import check_name
 from .sftp_transport import SftpTarget, SshPipe, uses_system_ssh
@@ -22,21 +25,27 @@ if TYPE_CHECKING:
     from .sftp_folder import SftpFolder
     from .sftp_paramiko import ParamikoLink
 
+FAR_S = 0.02
+"""Round trips above this many seconds are worth `FAR_CONNECTIONS`, measured; below, one fills the line."""
+
+FAR_CONNECTIONS = 3
 _GIVE_UP_S = 5.0
 _T = TypeVar("_T")
 
 
-class _Session:
-    """One connection, its thread, and the folder beyond it."""
+class _Connection:
+    """One link, its thread, and the folder beyond it."""
 
-    def __init__(self, target: SftpTarget, make_root: bool) -> None:
+    def __init__(self, target: SftpTarget) -> None:
         self.target = target
-        self.make_root = make_root
         self.link = _make_link(target)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="tandem-sftp")
         self.folder: SftpFolder | None = None
+        self.round_trip_s = 0.0
+        self.under_way = 0
+        self._closed: Future[None] | None = None
 
-    def connect(self) -> None:
+    def connect(self, make_root: bool) -> None:
         self.link.start()
         from .sftp_folder import SftpFolder
         from .sftp_requests import Requests
@@ -44,8 +53,23 @@ class _Session:
         requests = Requests(self.link, self.target.deadline_s)
         self.link.connected()
         folder = SftpFolder(requests, self.target.path, self.target.place)
-        folder.enter(self.make_root)
+        folder.enter(make_root)
+        self.round_trip_s = min(_seconds(folder.enter, False) for _ in range(2))
         self.folder = folder
+
+    def end(self) -> Future[None]:
+        """Cut the link and let the thread release everything; does not wait."""
+        if self._closed is None:
+            self.link.abort()
+            self._closed = self.thread.submit(self.link.close)
+            self.thread.shutdown(wait=False)
+        return self._closed
+
+
+def _seconds(call: Callable[[bool], None], argument: bool) -> float:
+    began = time.monotonic()
+    call(argument)
+    return time.monotonic() - began
 
 
 def _make_link(target: SftpTarget) -> SshPipe | ParamikoLink:
@@ -57,89 +81,110 @@ def _make_link(target: SftpTarget) -> SshPipe | ParamikoLink:
 
 
 class SftpStore(Store):
-    """Names are files below ``target.path``."""
+    """Names are files below ``target.path``. ``parallel`` is known once it is open."""
 
     def __init__(self, target: SftpTarget, make_root: bool = False) -> None:
         self.target = target
         self._make_root = make_root
-        self._session: _Session | None = None
+        self._connections: list[_Connection] = []
 
     async def open(self) -> None:
         await self.close()
-        session = self._session = _Session(self.target, self._make_root)
+        first = _Connection(self.target)
+        self._connections = [first]
         try:
-            await self._run(session.connect)
+            await self._on_thread(first, first.connect, self._make_root)
+            if first.round_trip_s > FAR_S:
+                await self._open_more()
         except BaseException:
             await self.close()
             raise
-        assert session.folder is not None
-        self.power_safe = session.folder.power_safe
+        assert first.folder is not None
+        self.power_safe = first.folder.power_safe
+        self.parallel = len(self._connections)
+
+    async def _open_more(self) -> None:
+        """The further connections. A server that allows fewer has its way."""
+        more = [_Connection(self.target) for _ in range(FAR_CONNECTIONS - 1)]
+        self._connections += more
+        loop = asyncio.get_running_loop()
+        work = [loop.run_in_executor(one.thread, one.connect, False) for one in more]
+        for one, answer in zip(more, await asyncio.gather(*work, return_exceptions=True), strict=True):
+            if isinstance(answer, TandemError):
+                self._connections.remove(one)
+                await _ended([one])
+            elif answer is not None:
+                raise answer
 
     async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await _end(session)
+        connections, self._connections = self._connections, []
+        await _ended(connections)
 
     async def create(self, name: str, data: Buffer) -> None:
-        folder = self._folder(name)
-        await self._run(folder.create, name, memoryview(data).cast("B"))
+        check_name(name)
+        view = memoryview(data).cast("B")
+        await self._run(lambda folder: folder.create(name, view))
 
     async def put(self, name: str, data: Buffer, sent: Callable[[int], None] | None = None) -> None:
-        folder = self._folder(name)
+        check_name(name)
+        view = memoryview(data).cast("B")
         loop = asyncio.get_running_loop()
 
         def tell(count: int) -> None:
             if sent is not None:
                 loop.call_soon_threadsafe(sent, count)
 
-        await self._run(folder.put, name, memoryview(data).cast("B"), tell)
+        await self._run(lambda folder: folder.put(name, view, tell))
 
     async def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        return await self._run(self._folder(name).read, name, offset, length)
+        check_name(name)
+        return await self._run(lambda folder: folder.read(name, offset, length))
 
     async def size(self, name: str) -> int:
-        return await self._run(self._folder(name).size, name)
+        check_name(name)
+        return await self._run(lambda folder: folder.size(name))
 
     async def list(self, folder: str) -> AsyncIterator[Entry]:
-        opened = self._folder(folder) if folder else self._opened()
-        for entry in await self._run(opened.entries, folder):
+        if folder:
+            check_name(folder)
+        for entry in await self._run(lambda opened: opened.entries(folder)):
             yield entry
 
     async def move(self, source: str, target: str) -> None:
+        check_name(source)
         check_name(target)
-        await self._run(self._folder(source).move, source, target)
+        await self._run(lambda folder: folder.move(source, target))
 
     async def delete(self, name: str) -> None:
-        await self._run(self._folder(name).delete, name)
-
-    def _folder(self, name: str) -> SftpFolder:
-        """The session's folder, once ``name`` is known to be one that a store takes."""
         check_name(name)
-        return self._opened()
+        await self._run(lambda folder: folder.delete(name))
 
-    def _opened(self) -> SftpFolder:
-        if self._session is None or self._session.folder is None:
+    async def _run(self, verb: Callable[[SftpFolder], _T]) -> _T:
+        """``verb`` on the connection that has the least to do."""
+        if not self._connections:
             raise Unavailable(f"{self.target.place} is not open")
-        return self._session.folder
+        connection = min(self._connections, key=lambda one: one.under_way)
+        if connection.folder is None:
+            raise Unavailable(f"{self.target.place} is not open yet")
+        connection.under_way += 1
+        try:
+            return await self._on_thread(connection, verb, connection.folder)
+        finally:
+            connection.under_way -= 1
 
-    async def _run(self, call: Callable[..., _T], *args: object) -> _T:
-        """``call`` on the session's thread. A fault or a cancellation ends the session."""
-        session = self._session
-        if session is None:
-            raise Unavailable(f"{self.target.place} is not open")
-        work = asyncio.get_running_loop().run_in_executor(session.thread, call, *args)
+    async def _on_thread(self, connection: _Connection, call: Callable[..., _T], *args: object) -> _T:
+        """``call`` on the connection's thread. A fault or a cancellation ends the session."""
+        work = asyncio.get_running_loop().run_in_executor(connection.thread, call, *args)
         try:
             return await asyncio.shield(work)
         except (asyncio.CancelledError, Unavailable, Corrupt):
-            if self._session is session:
+            if connection in self._connections:
                 await self.close()
             raise
 
 
-async def _end(session: _Session) -> None:
-    """Cut the link and release thread and process; never raises. Once begun it is carried out, even if
-    whoever waits for it is cancelled (again)."""
-    session.link.abort()
-    closed = session.thread.submit(session.link.close)
-    session.thread.shutdown(wait=False)
-    await asyncio.wait([asyncio.wrap_future(closed)], timeout=_GIVE_UP_S)
+async def _ended(connections: list[_Connection]) -> None:
+    """End them all; never raises. Once begun it is carried out, even if whoever waits is cancelled (again)."""
+    closing = [asyncio.wrap_future(one.end()) for one in connections]
+    if closing:
+        await asyncio.wait(closing, timeout=_GIVE_UP_S)
