@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
 from subprocess import Popen, TimeoutExpired
 
 from tests.support.campaign import Campaign, Hands, Tally, seeds
@@ -55,8 +54,9 @@ class Cutter:
             return
 
 
-def campaign(folder: str, cuts: int, seed: int, report: Callable[[str], None] = print) -> list[Tally]:
+def campaign(folder: str, cuts: int, seed: int, quick: bool = False) -> list[Tally]:
     """Runs `cuts` power cuts below `folder` (absolute, must be there); one tally for each repository used.
+    `quick` restores only at the end of each.
 
     Errors: LabFailure.
     """
@@ -72,7 +72,7 @@ def campaign(folder: str, cuts: int, seed: int, report: Callable[[str], None] = 
             places = [Place("vault", f"file://{vault}", vault), Place("steady", f"file://{steady}", steady)]
             lab = Lab(folder, places, home)
             cutter = Cutter(disk, steady, each)
-            one = Campaign(lab, Hands("steady", cutter.strike, cutter.unplug, cutter.plug), each, report)
+            one = Campaign(lab, Hands("steady", cutter.strike, cutter.unplug, cutter.plug), each, quick)
             one.episode(min(left, CUTS_PER_EPISODE))
             tallies.append(one.tally)
         left -= CUTS_PER_EPISODE

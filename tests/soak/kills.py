@@ -11,7 +11,6 @@ import base64
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
 from subprocess import Popen
 
 from tests.support.campaign import Campaign, Hands, Tally, seeds
@@ -46,8 +45,9 @@ def _fingerprint(known_hosts_line: str) -> str:
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
-def campaign(folder: str, kills: int, seed: int, report: Callable[[str], None] = print) -> list[Tally]:
+def campaign(folder: str, kills: int, seed: int, quick: bool = False) -> list[Tally]:
     """Runs `kills` kills below `folder` (absolute, must be there); one tally for each repository used.
+    `quick` restores only at the end of each.
 
     Errors: LabFailure.
     """
@@ -74,7 +74,7 @@ def campaign(folder: str, kills: int, seed: int, report: Callable[[str], None] =
             ]
             lab = Lab(lab_folder, places, home)
             hands = Hands("remote", strike=kill, unplug=server.stop, plug=lambda: _start(server))
-            one = Campaign(lab, hands, each, report)
+            one = Campaign(lab, hands, each, quick)
             one.episode(min(left, KILLS_PER_EPISODE))
             tallies.append(one.tally)
         left -= KILLS_PER_EPISODE

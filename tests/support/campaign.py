@@ -60,10 +60,12 @@ class Hands:
 
 
 class Campaign:
-    """Runs cycles on a lab. `report` gets a line per cycle."""
+    """Runs cycles on a lab. `report` gets a line per cycle. `quick`: restores only at the end."""
 
-    def __init__(self, lab: Lab, hands: Hands, seed: int, report: Callable[[str], None] = print) -> None:
-        self._lab, self._hands, self._report = lab, hands, report
+    def __init__(
+        self, lab: Lab, hands: Hands, seed: int, quick: bool = False, report: Callable[[str], None] = print
+    ) -> None:
+        self._lab, self._hands, self._quick, self._report = lab, hands, quick, report
         self._rng = random.Random(seed)
         self._seed = seed
         self._fresh: list[Acknowledged] = []
@@ -150,7 +152,8 @@ class Campaign:
             self.tally.acknowledged_when_struck += hit
 
     def _afterwards(self) -> None:
-        self.tally.restores += self._lab.check_all(self._fresh)
+        if not self._quick:
+            self.tally.restores += self._lab.check_all(self._fresh)
         self._fresh = []
         if self._rng.random() < 0.5:
             self._change()
