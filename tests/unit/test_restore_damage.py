@@ -85,6 +85,22 @@ async def test_both_tiers_damaged_in_different_places(tmp_path: Path) -> None:
     assert min(result.read_from.values()) > 0
 
 
+async def test_the_third_tier_has_it(tmp_path: Path) -> None:
+    """Bad on two tiers at the same place, in a small file and in a piece of a larger one."""
+    chance = random.Random(SEED)
+    files = content(chance)
+    repo = SmallRepo(("vault", "remote", "disk"), blobs_in_frame=30)
+    name = planted(files, repo)
+    view = await repo.view(str(tmp_path / "index"))
+    for tier in ("vault", "remote"):
+        for path in repo.paths(ObjectType.PACK):
+            repo.damage(tier, path, 30)
+    result = await restore(view, name, str(tmp_path / "out"))
+    assert found(tmp_path / "out") == whole(files)
+    assert result.exit_code == 0
+    assert {d.tier for d in result.damage} == {"vault", "remote"}
+
+
 async def test_damaged_everywhere_is_named_and_nothing_else_is_lost(tmp_path: Path) -> None:
     chance = random.Random(SEED + 2)
     files = {f"f{n}": [chance.randbytes(3000), chance.randbytes(3000)] for n in range(6)}
