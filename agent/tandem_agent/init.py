@@ -78,13 +78,24 @@ async def _init(config: Config, state: State, passphrase: str) -> InitResult:
             await _check_there(config, tier, state)
         return InitResult(setup.repository_id, [tier.name for tier in config.tiers], True)
     for tier in config.tiers:
-        await _write_identity(config, tier, state)
+        if _is_made(state, tier.name):
+            # Never again: an empty folder in its place is a disk that is not mounted.
+            await _check_there(config, tier, state)
+        else:
+            await _write_identity(config, tier, state)
     await _write_first_revision(config, state, ring)
     return InitResult(setup.repository_id, [tier.name for tier in config.tiers], resumed)
 
 
 def _is_done(state: State) -> bool:
-    return state.has_kind(Kind.INIT) and not any(state.missing(row.id) for row in state.tiers())
+    return all(_is_made(state, row.name) for row in state.tiers())
+
+
+def _is_made(state: State, name: str) -> bool:
+    """Whether this tier has had revision init. It may lag since, or have been rolled back by its storage."""
+    row = next(row for row in state.tiers() if row.name == name)
+    first = state.last_of_kinds([Kind.INIT])
+    return bool(first) and (row.to_compare or first not in state.missing(row.id))
 
 
 def _check_same_tiers(config: Config, state: State) -> None:
@@ -211,7 +222,7 @@ async def _write_first_revision(config: Config, state: State, ring: KeyRing) -> 
         if not _is_done(state):
             await sync(agent, (), False, Progress())
         for tier in tiers.tiers:
-            if state.missing(tier.id):
+            if not _is_made(state, tier.name):
                 raise _not_reachable(tier.name, tier.reason)
     finally:
         await tiers.close()
@@ -219,12 +230,16 @@ async def _write_first_revision(config: Config, state: State, ring: KeyRing) -> 
 
 async def _commit_init(agent: Agent) -> None:
     state = agent.state
-    revision = await Revision.begin(agent.tiers, agent.tiers.tiers, Progress())
-    for data in state.key_slots().values():
-        await revision.add(ObjectType.KEY, data)
     rows = state.tiers()
     details = {"tiers": {row.id.hex(): row.name for row in rows}}
-    await revision.commit(Kind.INIT, details, tier_ids=[row.id for row in rows])
+    revision = await Revision.begin(agent.tiers, agent.tiers.tiers, Progress())
+    try:
+        for data in state.key_slots().values():
+            await revision.add(ObjectType.KEY, data)
+        await revision.commit(Kind.INIT, details, tier_ids=[row.id for row in rows])
+    except BaseException as fault:
+        await revision.abort(str(fault) or type(fault).__name__)
+        raise
 
 
 def _not_reachable(name: str, reason: str) -> TandemError:
