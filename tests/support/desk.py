@@ -20,6 +20,7 @@ from tests.support.treegen import remove_tree
 TANDEM = os.path.join(os.path.dirname(sys.executable), "tandem")
 PASSPHRASE = "correct horse battery staple"
 PATIENCE_SECONDS = 120
+COMPILED = str(Path(__file__).resolve().parents[2] / ".pytest_cache" / "compiled")
 
 
 class Desk:
@@ -54,7 +55,9 @@ class Desk:
             "TANDEM_CONFIG": str(config or self.config),
             "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",
             "HOME": str(self.folder / "home"),
+            "PYTHONPYCACHEPREFIX": COMPILED,
         }
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of starts: compile once
         if passphrase is not None:
             environment["TANDEM_PASSPHRASE"] = passphrase
         return subprocess.run(
