@@ -50,13 +50,15 @@ class BackupTier:
 
 @dataclass(frozen=True, slots=True)
 class BackupResult:
-    """What `backup` did. Sizes in bytes; ``status`` is complete, partial (something could not be read) or
-    pending (decided, but no tier confirmed it before all were lost)."""
+    """What `backup` did. Sizes in bytes: ``bytes`` of all files in it, ``bytes_read`` of those that were read
+    (not unchanged), ``bytes_stored`` of what was new, sealed; ``status`` is complete, partial (something could
+    not be read) or pending (decided, but no tier confirmed it before all were lost)."""
 
     id: str
     name: str
     revision: int
     files: int
+    bytes: int
     bytes_read: int
     bytes_stored: int
     seconds: float
@@ -189,8 +191,8 @@ async def _finish(
         "name": next_name(agent, started),
         "ended": _local_text(ended),
         "status": "partial" if result.warnings else "complete",
-        "files": progress.files,
-        "bytes": progress.bytes_read,
+        "files": result.stats["files"],
+        "bytes": result.stats["bytes"],
         "snapshot": object_name(data).hex(),
         "warnings": result.warnings[:100],
     }
@@ -249,7 +251,8 @@ def _result(
         name=about["name"],
         revision=writer.revision_number,
         files=about["files"],
-        bytes_read=about["bytes"],
+        bytes=about["bytes"],
+        bytes_read=result.stats["bytes_read"],
         bytes_stored=writer.bytes_stored,
         seconds=round(seconds, 3),
         status=about["status"] if holders else "pending",
