@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from . import names
-from .errors import Corrupt, Missing, TandemError, Unsupported
+from .errors import Corrupt, Missing, TandemError, Unavailable, Unsupported
 from .history import Live, live_from_lists, newest_base, replay
 from .identity import MAX_SIZE, Identity, decode_identity
-from .lists import ListEntry, decode_list
+from .lists import MAX_LIST, ListEntry, decode_list
 from .names import ObjectType, object_name, object_path, parse_object_name
 from .revision import MAX_RECORD, Record, parse_record
 from .store import Store
@@ -42,15 +42,24 @@ async def history_from_store(store: Store) -> StoredHistory:
     identity = await _identity(store)
     notices: list[str] = []
     records = await _records(store, identity, notices)
-    base = newest_base(records)
-    live: Live = {}
-    start = 0
-    if base is not None:
-        start = base.number
-        live = live_from_lists(await _lists(store, base, notices), base.number)
-        live = replay([base], live)
+    base, live = await _newest_base(store, records, notices)
+    start = 0 if base is None else base.number
     after = [r for r in records if r.number > start and _follows(r, base)]
     return StoredHistory(identity, records, replay(after, live), await _slots(store, notices), notices)
+
+
+async def _newest_base(store: Store, records: list[Record], notices: list[str]) -> tuple[Record | None, Live]:
+    """The newest base whose lists are all good, and what is live after it; none without one, for then the records
+    from the lowest on say it all."""
+    left = records
+    while (base := newest_base(left)) is not None:
+        try:
+            entries = await _lists(store, base)
+            return base, replay([base], live_from_lists(entries, base.number))
+        except (Corrupt, Missing) as fault:
+            notices.append(f"the lists of revision {base.number} are passed over: {fault}")
+            left = [record for record in left if record is not base]
+    return None, {}
 
 
 def _follows(record: Record, base: Record | None) -> bool:
@@ -97,16 +106,13 @@ async def _records(store: Store, identity: Identity, notices: list[str]) -> list
     return [record for record in found if record is not None]
 
 
-async def _lists(store: Store, base: Record, notices: list[str]) -> list[ListEntry]:
+async def _lists(store: Store, base: Record) -> list[ListEntry]:
     entries: list[ListEntry] = []
     for name in base.lists or ():
-        try:
-            data = await store.read(object_path(ObjectType.LIST, name))
-            if object_name(data) != name:
-                raise Corrupt("its bytes are not what its name says")
-            entries += decode_list(data)
-        except (Corrupt, Missing) as fault:
-            notices.append(f"a list of revision {base.number} is passed over: {fault}")
+        data = await store.read(object_path(ObjectType.LIST, name), 0, MAX_LIST + 1)
+        if object_name(data) != name:
+            raise Corrupt("a list's bytes are not what its name says")
+        entries += decode_list(data)
     return entries
 
 
@@ -118,7 +124,9 @@ async def _slots(store: Store, notices: list[str]) -> dict[bytes, bytes]:
         if name is None or entry.size > MAX_SLOT:
             continue
         try:
-            data = await store.read(object_path(ObjectType.KEY, name))
+            data = await store.read(object_path(ObjectType.KEY, name), 0, MAX_SLOT + 1)
+        except Unavailable:
+            raise
         except TandemError as fault:
             notices.append(f"key slot {entry.name[:12]} is passed over: {fault}")
             continue
