@@ -27,6 +27,7 @@ from tandem_agent.cli.common import Settings
 from tandem_agent.config import Config, load_config
 from tandem_protocol.errors import Busy, Missing, Usage
 
+AGENT = types.SimpleNamespace(tiers=types.SimpleNamespace(tiers=[]))
 PASSPHRASE = "correct horse battery staple"
 
 
@@ -69,7 +70,7 @@ class Core:
     async def open_agent(self, config: Config, passphrase: Callable[[], str]) -> AsyncIterator[str]:
         assert passphrase() == PASSPHRASE
         self.configs.append(config)
-        yield "the agent"
+        yield AGENT
 
     @contextlib.contextmanager
     def open_state(self, config: Config) -> Iterator[str]:
@@ -267,7 +268,7 @@ def test_backup_hands_on_its_arguments(core: Core, config: Path, tmp_path: Path)
         app.run(["backup", "--wait", "1.5", "--require", "1", "--exclude", "*.o", "--one-file-system"]) == 0
     )
     ((_, arguments, named),) = core.calls
-    assert arguments == ("the agent", [bytes(tmp_path / "data")])
+    assert arguments == (AGENT, [bytes(tmp_path / "data")])
     assert named["wait_s"] == 1.5
     assert core.configs[0].exclude == ("*.tmp", "*.o")
     assert core.configs[0].one_file_system
@@ -531,8 +532,8 @@ def test_keys_show_no_secret(
     assert "in the safe" in out
     for secret in (PASSPHRASE, "another secret"):
         assert secret not in out + err
-    assert core.calls[0][1] == ("the agent", PASSPHRASE, "another secret", "in the safe")
-    assert core.calls[-1][1] == ("the agent", PASSPHRASE, "1212")
+    assert core.calls[0][1] == (AGENT, PASSPHRASE, "another secret", "in the safe")
+    assert core.calls[-1][1] == (AGENT, PASSPHRASE, "1212")
 
 
 def test_backups_json_has_the_fields_of_the_contract(
@@ -590,3 +591,18 @@ def made(name: str, revision: int, **fields: Any) -> BackupInfo:
         "tiers": ["vault"],
     }
     return BackupInfo(**(common | fields))
+
+
+def test_quiet_says_nothing_when_all_is_well(
+    core: Core, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run(["backup", "--quiet"]) == 0
+    core.answers["sync"] = types.SimpleNamespace(tiers=[SyncTier("remote", "online")])
+    assert app.run(["sync", "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+    core.answers["sync"] = types.SimpleNamespace(tiers=[SyncTier("remote", "offline", reason="gone")])
+    assert app.run(["sync", "-q"]) == 5
+    assert capsys.readouterr() == ("", "tandem: remote is offline: gone\n")
+    core.answers["backup"] = Result(status="partial", warnings=["a: permission denied"])
+    assert app.run(["backup", "--quiet"]) == 3
+    assert capsys.readouterr() == ("", "warning: a: permission denied\n")

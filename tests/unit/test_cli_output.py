@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import sys
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 import pytest
 
 from tandem_agent.cli import output
-from tandem_agent.cli.progress import View, live
+from tandem_agent.cli import progress as progress_module
+from tandem_agent.cli.progress import View, followed
 from tandem_agent.progress import Progress
 
 
@@ -119,26 +121,67 @@ def test_an_estimate_that_was_too_low_is_no_negative_time() -> None:
     assert bar.endswith("100%")
 
 
+@dataclass
+class Seen:
+    """A tier as the view looks at it."""
+
+    name: str
+    state: str
+    reason: str = ""
+    last_fault: str = ""
+
+
+def test_the_states_of_the_tiers_are_shown() -> None:
+    progress = Progress()
+    progress.tier("vault").sent_bytes = 1000
+    tiers = [
+        Seen("vault", "online", last_fault="an old one"),
+        Seen("remote", "offline", "not contacted yet", "connection refused"),
+        Seen("disk", "blocked", "holds another repository"),
+    ]
+    assert View(progress, lambda: 0.0, tiers).lines()[1:] == [
+        "  vault   online, 1.0 kB sent",
+        "  remote  offline, connection refused",
+        "  disk    blocked, holds another repository",
+    ]
+
+
+async def test_without_a_terminal_waiting_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    told = asyncio.Event()
+    monkeypatch.setattr(output, "notice", lambda text: (said.append(text), told.set()))
+    monkeypatch.setattr(progress_module, "SILENT_SECONDS", 0.001)
+    progress = Progress(phase="contacting tiers")
+    tiers = [Seen("remote", "offline", "not contacted yet", "connection refused")]
+    async with followed(progress, tiers, quiet=True):
+        await told.wait()
+        await asyncio.sleep(0.01)
+    assert said == ["waiting for a tier (remote: connection refused)"]
+    async with followed(Progress(phase="backing up"), tiers, quiet=True):
+        await asyncio.sleep(0.01)
+    assert len(said) == 1
+
+
 class Screen(io.StringIO):
     def isatty(self) -> bool:
         return True
 
 
-def test_no_terminal_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_terminal_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = io.StringIO()
     monkeypatch.setattr(sys, "stderr", plain)
-    with live(Progress(phase="working"), enabled=True):
+    async with followed(Progress(phase="working"), quiet=False):
         pass
     assert plain.getvalue() == ""
 
 
-def test_on_a_terminal_it_is_drawn_and_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_on_a_terminal_it_is_drawn_and_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    with live(Progress(phase="working"), enabled=False):
+    async with followed(Progress(phase="working"), quiet=True):
         pass
     assert screen.getvalue() == ""
-    with live(Progress(phase="working"), enabled=True):
+    async with followed(Progress(phase="working"), quiet=False):
         pass
     assert "working" in screen.getvalue()

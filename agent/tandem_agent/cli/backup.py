@@ -66,7 +66,9 @@ def backup(
     if settings.json:
         output.emit_json(result)
     else:
-        _show(result)
+        output.warn_all(result.warnings)
+        if not settings.quiet:
+            _show(result)
     return _exit_code(result, needed)
 
 
@@ -88,15 +90,15 @@ async def _backup(
     from ..estimate import counted_ahead
     from ..progress import Progress
     from ..wiring import open_agent
-    from .progress import live, watched
+    from .progress import followed, watched
 
     progress = Progress()
     async with open_agent(config, settings.passphrase(config)) as agent:
         with contextlib.ExitStack() as stack:
             if watched(settings.quiet):
                 stack.enter_context(counted_ahead(sources, config.exclude, config.one_file_system, progress))
-            stack.enter_context(live(progress, enabled=not settings.quiet))
-            return await run_backup(agent, sources, wait_s=wait, progress=progress)
+            async with followed(progress, agent.tiers.tiers, quiet=settings.quiet):
+                return await run_backup(agent, sources, wait_s=wait, progress=progress)
 
 
 def _exit_code(result: BackupResult, needed: int | None) -> int:
@@ -111,7 +113,6 @@ def _exit_code(result: BackupResult, needed: int | None) -> int:
 
 
 def _show(result: BackupResult) -> None:
-    output.warn_all(result.warnings)
     print(
         f"Backup {result.name} {result.status}: {output.number(result.files)} files, "
         f"{output.size(result.bytes)}, {output.size(result.bytes_read)} read, "

@@ -57,7 +57,12 @@ def _setter(field: str) -> Callable[[click.Context, click.Parameter, Any], None]
 
 _OPTIONS = (
     click.option(
-        "-q", "--quiet", is_flag=True, expose_value=False, callback=_setter("quiet"), help="No progress."
+        "-q",
+        "--quiet",
+        is_flag=True,
+        expose_value=False,
+        callback=_setter("quiet"),
+        help="No progress, and no text when all is well.",
     ),
     click.option(
         "--passphrase-file",

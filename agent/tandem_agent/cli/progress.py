@@ -10,8 +10,8 @@ import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from . import output
 
@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 REFRESH_HERTZ = 5
 RATE_SECONDS = 10.0
 BAR_WIDTH = 24
+SILENT_SECONDS = 5.0
+"""So long may a command without a terminal look for a tier before it says so."""
+
+
+class Watched(Protocol):
+    """A tier at work, as far as it is shown. ``state`` is an enum of words; both texts may be empty."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def last_fault(self) -> str: ...
 
 
 def watched(quiet: bool) -> bool:
@@ -30,16 +45,41 @@ def watched(quiet: bool) -> bool:
     return not quiet and sys.stderr.isatty()
 
 
-@contextlib.contextmanager
-def live(progress: Progress, *, enabled: bool) -> Iterator[None]:
-    """Show ``progress`` while the body runs, if ``enabled`` and stderr is a terminal."""
-    if not watched(not enabled):
-        yield
+@contextlib.asynccontextmanager
+async def followed(progress: Progress, tiers: Sequence[Watched] = (), *, quiet: bool) -> AsyncIterator[None]:
+    """Show ``progress`` while the body runs; without a terminal, say at least when it waits for a tier."""
+    import asyncio
+
+    if watched(quiet):
+        with live(progress, tiers):
+            yield
         return
+    teller = asyncio.create_task(_tell_of_waiting(progress, tiers))
+    try:
+        yield
+    finally:
+        teller.cancel()
+
+
+async def _tell_of_waiting(progress: Progress, tiers: Sequence[Watched]) -> None:
+    """One line for a log, once."""
+    import asyncio
+
+    while True:
+        await asyncio.sleep(SILENT_SECONDS)
+        if progress.phase.startswith(("contacting", "waiting")):
+            reasons = "; ".join(f"{t.name}: {_why(t) or t.state}" for t in tiers)
+            output.notice(f"waiting for a tier ({output.shown(reasons)})")
+            return
+
+
+@contextlib.contextmanager
+def live(progress: Progress, tiers: Sequence[Watched] = ()) -> Iterator[None]:
+    """Draw ``progress`` while the body runs."""
     from rich.console import Console
     from rich.live import Live
 
-    view = View(progress, time.monotonic)
+    view = View(progress, time.monotonic, tiers)
     with Live(
         get_renderable=view.render,
         console=Console(stderr=True, highlight=False),
@@ -54,8 +94,9 @@ def live(progress: Progress, *, enabled: bool) -> Iterator[None]:
 class View:
     """Turns counters into lines. ``clock`` gives seconds."""
 
-    def __init__(self, progress: Progress, clock: Callable[[], float]) -> None:
+    def __init__(self, progress: Progress, clock: Callable[[], float], tiers: Sequence[Watched] = ()) -> None:
         self._progress = progress
+        self._tiers = tiers
         self._clock = clock
         self._start = clock()
         self._samples: deque[tuple[float, int]] = deque(maxlen=int(RATE_SECONDS * REFRESH_HERTZ))
@@ -86,20 +127,38 @@ class View:
         if total:
             done = p.bytes_read / total
             lines.append(f"  {_bar(done)} {done:4.0%}")
-        width = max((len(name) for name in p.tiers), default=0)
-        for name, tier in list(p.tiers.items()):
-            waiting = max(0, tier.queued_bytes - tier.sent_bytes)
-            parts = [tier.state, f"{output.size(tier.sent_bytes)} sent"]
-            parts.append(f"{output.size(waiting)} waiting" if waiting else "")
-            lines.append(f"  {name:<{width}}  {', '.join(filter(None, parts))}")
+        lines += self._tier_lines()
         if p.current_path:
             lines.append(f"  {output.shown(p.current_path)}")
+        return lines
+
+    def _tier_lines(self) -> list[str]:
+        states = {tier.name: (str(tier.state), _why(tier)) for tier in self._tiers}
+        counters = dict(self._progress.tiers)
+        names = list(dict.fromkeys([*states, *counters]))
+        width = max((len(name) for name in names), default=0)
+        lines = []
+        for name in names:
+            state, reason = states.get(name, ("", ""))
+            parts = [state]
+            if (counter := counters.get(name)) is not None:
+                waiting = max(0, counter.queued_bytes - counter.sent_bytes)
+                parts += [counter.state if not state else "", f"{output.size(counter.sent_bytes)} sent"]
+                parts.append(f"{output.size(waiting)} waiting" if waiting else "")
+            if state not in ("online", "syncing"):
+                parts.append(output.shown(reason))
+            lines.append(f"  {name:<{width}}  {', '.join(filter(None, parts))}")
         return lines
 
     def render(self) -> RenderableType:
         from rich.text import Text
 
         return Text("\n".join(self.lines()), no_wrap=True, overflow="ellipsis")
+
+
+def _why(tier: Watched) -> str:
+    """Why a tier is not online; of one that is still being tried, what the last attempt met."""
+    return tier.last_fault or tier.reason if tier.state == "offline" else tier.reason
 
 
 def _bar(done: float) -> str:

@@ -60,7 +60,9 @@ def restore(
         fields |= {name: [str(lost) for lost in getattr(result, name)] for name in ("damaged", "away")}
         output.emit_json(fields)
     else:
-        _show(result, target)
+        output.warn_all(result.warnings)
+        if not settings.quiet:
+            _show(result, target)
     _tell_lost(result.damaged, "good on no tier and not restored", "look in an older backup")
     _tell_lost(result.away, "not restored, a tier is away", "run it again when it is back")
     return result.exit_code
@@ -76,17 +78,16 @@ async def _restore(
 ) -> RestoreResult:
     from ..progress import Progress
     from ..restore import restore as run_restore
-    from .progress import live
+    from .progress import followed
 
     async with open_view(settings, where) as view:
         snapshot = snapshot_of(find_backup(view.backups, wanted))
         progress = Progress()
-        with live(progress, enabled=not settings.quiet):
+        async with followed(progress, quiet=settings.quiet):
             return await run_restore(view, snapshot, target, progress=progress, **options)
 
 
 def _show(result: RestoreResult, target: str) -> None:
-    output.warn_all(result.warnings)
     kept = f", {output.number(result.kept)} kept from before" if result.kept else ""
     print(
         f"Restored {output.number(result.files)} files, {output.size(result.bytes)} to {output.shown(target)} "

@@ -72,32 +72,41 @@ def sync(settings: Settings, names: tuple[str, ...], full: bool) -> int:
                 f"no tier is called {name!r}; there are: {', '.join(known)}", param_hint="NAME"
             )
     result = run_async(_sync(settings, config, list(names), full))
+    behind = [tier for tier in result.tiers if tier.state != "online"]
     if settings.json:
         output.emit_json(result)
-    else:
-        rows = [
-            [
-                tier.name,
-                str(tier.state),
-                str(tier.revisions),
-                str(tier.objects),
-                output.size(tier.bytes),
-                output.duration(tier.seconds),
-            ]
-            for tier in result.tiers
+    elif not settings.quiet:
+        _show_sync(result)
+    for tier in behind if settings.quiet else ():
+        output.notice(f"tandem: {tier.name} is {tier.state}: {output.shown(tier.reason)}")
+    return NO_TIER if behind else 0
+
+
+def _show_sync(result: SyncResult) -> None:
+    rows = [
+        [
+            tier.name,
+            str(tier.state),
+            str(tier.revisions),
+            str(tier.objects),
+            output.size(tier.bytes),
+            output.duration(tier.seconds),
         ]
-        output.emit_table(["NAME", "STATE", "REVISIONS", "OBJECTS", "SENT", "TIME"], rows, right=[2, 3, 4, 5])
-        output.emit_reasons(result.tiers)
-    return 0 if all(tier.state == "online" for tier in result.tiers) else NO_TIER
+        for tier in result.tiers
+    ]
+    output.emit_table(["NAME", "STATE", "REVISIONS", "OBJECTS", "SENT", "TIME"], rows, right=[2, 3, 4, 5])
+    output.emit_reasons(result.tiers)
 
 
 async def _sync(settings: Settings, config: Config, names: list[str], full: bool) -> SyncResult:
     from ..progress import Progress
     from ..resync import sync as run_sync
     from ..wiring import open_agent
-    from .progress import live
+    from .progress import followed
 
     progress = Progress()
-    async with open_agent(config, settings.passphrase(config)) as agent:
-        with live(progress, enabled=not settings.quiet):
-            return await run_sync(agent, names, full, progress)
+    async with (
+        open_agent(config, settings.passphrase(config)) as agent,
+        followed(progress, agent.tiers.tiers, quiet=settings.quiet),
+    ):
+        return await run_sync(agent, names, full, progress)
