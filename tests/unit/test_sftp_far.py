@@ -45,6 +45,7 @@ async def test_a_far_server_gets_several_and_they_work_side_by_side(
     store = SftpStore(sshd.target(port=far, use_system_ssh=use_system_ssh, known_hosts=_line(sshd)))
     await store.open()
     assert store.parallel == FAR_CONNECTIONS
+    await all_there(store)
     names = [f"packs/{n:02x}/{n:064x}" for n in range(6)]
     began = asyncio.get_running_loop().time()
     await store.put(f"packs/ff/{255:064x}", DATA)
@@ -60,6 +61,7 @@ async def test_a_far_server_gets_several_and_they_work_side_by_side(
 async def test_when_one_connection_breaks_the_session_ends(sshd: Sshd, far: int) -> None:
     store = SftpStore(sshd.target(port=far, known_hosts=_line(sshd)))
     await store.open()
+    await all_there(store)
     store._connections[1].link.abort()
     outcomes = await asyncio.gather(*(store.size("tandem") for _ in range(3)), return_exceptions=True)
     assert any(isinstance(outcome, Unavailable) for outcome in outcomes)
@@ -85,34 +87,29 @@ async def test_a_server_that_allows_fewer_has_its_way(
     monkeypatch.setattr(sftp._Connection, "connect", connect)
     store = SftpStore(sshd.target(port=far, known_hosts=_line(sshd)))
     await store.open()
-    assert store.parallel == FAR_CONNECTIONS - 1
+    await all_there(store)
+    assert len(store._connections) == FAR_CONNECTIONS - 1
+    await asyncio.gather(*(store.put(f"lists/{n:064x}", DATA) for n in range(3)))
     await store.close()
 
 
-async def test_a_cancelled_opening_leaves_nothing(
-    sshd: Sshd, far: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_closing_while_connections_are_on_their_way_leaves_nothing(sshd: Sshd, far: int) -> None:
     store = SftpStore(sshd.target(port=far, known_hosts=_line(sshd)))
-    task = asyncio.create_task(store.open())
-    under_way = asyncio.Event()
-    real = store._open_more
-
-    async def open_more() -> None:
-        under_way.set()
-        await real()
-
-    monkeypatch.setattr(store, "_open_more", open_more)
-    await under_way.wait()
-    await asyncio.sleep(0)  # its connections begin
+    await store.open()
+    await asyncio.sleep(0)  # the further ones begin
     connections = list(store._connections)
-    assert len(connections) == FAR_CONNECTIONS
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    assert [one.folder is None for one in connections] == [False, True, True]
+    await store.put("keys/" + "00" * 32, b"x")  # the first serves meanwhile
+    await store.close()
     for connection in connections:
         connection.end().result(timeout=10)
     with pytest.raises(Unavailable):
         await store.size("tandem")
+
+
+async def all_there(store: SftpStore) -> None:
+    assert store._more is not None
+    await store._more
 
 
 def _line(sshd: Sshd) -> tuple[str]:

@@ -3,8 +3,8 @@
 The protocol is blocking code (sftp_folder.py over sftp_requests.py over a link) on one thread per connection,
 so that a busy event loop does not slow it and it does not slow the loop. A verb that is cancelled cuts the
 link, which ends the thread's work at once; so does every fault that leaves the session in doubt.
-A far server is given several connections, since each carries no more than a window per round trip; they are
-one session: opened together, and closed together when one of them fails.
+A far server is given several connections, since each carries no more than a window per round trip. They are
+one session: begun together, and closed together when one of them fails.
 paramiko takes a quarter of a second to load, so it is loaded on that thread, while ``ssh`` connects.
 """
 
@@ -42,7 +42,7 @@ class _Connection:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="tandem-sftp")
         self.folder: SftpFolder | None = None
         self.round_trip_s = 0.0
-        self.under_way = 0
+        self.busy = False
         self._closed: Future[None] | None = None
 
     def connect(self, make_root: bool) -> None:
@@ -81,12 +81,15 @@ def _make_link(target: SftpTarget) -> SshPipe | ParamikoLink:
 
 
 class SftpStore(Store):
-    """Names are files below ``target.path``. ``parallel`` is known once it is open."""
+    """Names are files below ``target.path``. ``parallel`` is known once it is open; the further connections of
+    a far server are then still on their way, and the first serves alone until they are there."""
 
     def __init__(self, target: SftpTarget, make_root: bool = False) -> None:
         self.target = target
         self._make_root = make_root
         self._connections: list[_Connection] = []
+        self._more: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
 
     async def open(self) -> None:
         await self.close()
@@ -94,30 +97,36 @@ class SftpStore(Store):
         self._connections = [first]
         try:
             await self._on_thread(first, first.connect, self._make_root)
-            if first.round_trip_s > FAR_S:
-                await self._open_more()
         except BaseException:
             await self.close()
             raise
         assert first.folder is not None
         self.power_safe = first.folder.power_safe
-        self.parallel = len(self._connections)
+        self.parallel = FAR_CONNECTIONS if first.round_trip_s > FAR_S else 1
+        if self.parallel > 1:
+            more = [_Connection(self.target) for _ in range(self.parallel - 1)]
+            self._connections += more
+            self._more = asyncio.create_task(self._connect_more(more), name="further SFTP connections")
 
-    async def _open_more(self) -> None:
-        """The further connections. A server that allows fewer has its way."""
-        more = [_Connection(self.target) for _ in range(FAR_CONNECTIONS - 1)]
-        self._connections += more
-        loop = asyncio.get_running_loop()
-        work = [loop.run_in_executor(one.thread, one.connect, False) for one in more]
-        for one, answer in zip(more, await asyncio.gather(*work, return_exceptions=True), strict=True):
-            if isinstance(answer, TandemError):
+    async def _connect_more(self, more: list[_Connection]) -> None:
+        """Connect those as well. A server that allows fewer has its way."""
+        await asyncio.gather(*(self._connect_one(one) for one in more))
+
+    async def _connect_one(self, one: _Connection) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(one.thread, one.connect, False)
+        except TandemError:
+            if one in self._connections:
                 self._connections.remove(one)
-                await _ended([one])
-            elif answer is not None:
-                raise answer
+            await _ended([one])
+        self._changed.set()
 
     async def close(self) -> None:
         connections, self._connections = self._connections, []
+        self._changed.set()
+        more, self._more = self._more, None
+        if more is not None:
+            more.cancel()
         await _ended(connections)
 
     async def create(self, name: str, data: Buffer) -> None:
@@ -160,17 +169,23 @@ class SftpStore(Store):
         await self._run(lambda folder: folder.delete(name))
 
     async def _run(self, verb: Callable[[SftpFolder], _T]) -> _T:
-        """``verb`` on the connection that has the least to do."""
-        if not self._connections:
-            raise Unavailable(f"{self.target.place} is not open")
-        connection = min(self._connections, key=lambda one: one.under_way)
-        if connection.folder is None:
-            raise Unavailable(f"{self.target.place} is not open yet")
-        connection.under_way += 1
+        """``verb`` on a connection that has nothing else to do."""
+        connection, folder = await self._free()
+        connection.busy = True
         try:
-            return await self._on_thread(connection, verb, connection.folder)
+            return await self._on_thread(connection, verb, folder)
         finally:
-            connection.under_way -= 1
+            connection.busy = False
+            self._changed.set()
+
+    async def _free(self) -> tuple[_Connection, SftpFolder]:
+        while self._connections:
+            for one in self._connections:
+                if one.folder is not None and not one.busy:
+                    return one, one.folder
+            self._changed.clear()
+            await self._changed.wait()
+        raise Unavailable(f"{self.target.place} is not open")
 
     async def _on_thread(self, connection: _Connection, call: Callable[..., _T], *args: object) -> _T:
         """``call`` on the connection's thread. A fault or a cancellation ends the session."""
