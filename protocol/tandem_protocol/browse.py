@@ -45,7 +45,11 @@ async def history_from_store(store: Store) -> StoredHistory:
     base, live = await _newest_base(store, records, notices)
     start = 0 if base is None else base.number
     after = [r for r in records if r.number > start and _follows(r, base)]
-    return StoredHistory(identity, records, replay(after, live), await _slots(store, notices), notices)
+    live = replay(after, live)
+    slots = await _slots(store, notices)
+    if not notices:  # a removed slot lies there for a while yet; where the history has gaps, any may help
+        slots = {name: data for name, data in slots.items() if name in live} or slots
+    return StoredHistory(identity, records, live, slots, notices)
 
 
 async def _newest_base(store: Store, records: list[Record], notices: list[str]) -> tuple[Record | None, Live]:

@@ -119,8 +119,12 @@ def test_passphrases_come_and_go(desk: Desk) -> None:
         where = ["restore", "latest", "--to", f"back-{name}", "--from", url]
         done = desk.run(*where, passphrase="another passphrase")
         assert done.returncode == 0, done.stderr
-    desk.must("key", "remove", added["id"][:8])
-    desk.fails(1, "key", "remove", "init", says="last passphrase")
+    desk.must("key", "remove", "init")
+    vault = desk.tiers["vault"]
+    desk.fails(1, "restore", "latest", "--to", "back", "--from", vault, says="wrong passphrase")
+    words = ("key", "remove", added["id"][:8])
+    desk.fails(1, *words, says="wrong passphrase")
+    desk.fails(1, *words, passphrase="another passphrase", says="last passphrase")
 
 
 def test_a_machine_without_its_agent_key_asks_for_the_passphrase(desk: Desk) -> None:
