@@ -165,8 +165,13 @@ def test_two_at_once(desk: Desk) -> None:
 
     with (desk.state / "lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for words in (["backup"], ["sync"], ["tiers"]):
+        for words in (["backup"], ["sync"]):
             desk.fails(7, *words, says="another tandem process")
         desk.must("restore", "latest", "--to", "back")
         desk.must("backups")
+        seen = json.loads(desk.must("tiers", "--json"))
+        assert [(t["name"], t["state"], t["revision"]) for t in seen["tiers"]] == [
+            ("vault", "online", seen["head"]),
+            ("second", "online", seen["head"]),
+        ]
     shutil.rmtree(desk.folder / "back")

@@ -97,7 +97,7 @@ def core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Core:
         "backup": {"backup": core.use_case("backup")},
         "resync": {"sync": core.use_case("sync")},
         "init": {"init_repository": core.use_case("init")},
-        "tiers.status": {"tiers_status": core.use_case("tiers")},
+        "tiers.status": {"tiers_status": core.use_case("tiers"), "remembered_status": None},
         "keyslots": {
             "key_add": core.use_case("key add"),
             "key_remove": core.use_case("key remove"),

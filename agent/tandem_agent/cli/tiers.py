@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tandem_protocol.errors import Busy
+
 from . import output
 from .common import Settings, common_options, run_async
 
@@ -44,11 +46,16 @@ def tiers(settings: Settings) -> int:
 
 
 async def _tiers(settings: Settings, config: Config) -> TiersStatus:
-    from ..tiers.status import tiers_status
-    from ..wiring import open_agent
+    from ..tiers.status import remembered_status, tiers_status
+    from ..wiring import open_agent, open_state
 
-    async with open_agent(config, settings.passphrase(config)) as agent:
-        return await tiers_status(agent)
+    try:
+        async with open_agent(config, settings.passphrase(config)) as agent:
+            return await tiers_status(agent)
+    except Busy:
+        output.notice("notice: another tandem process is at work; this is what it saw last")
+        with open_state(config) as state:
+            return remembered_status(state, {tier.name: tier.url for tier in config.tiers})
 
 
 def _lacks(revisions: int | None, objects: int | None, size: int | None) -> str:
