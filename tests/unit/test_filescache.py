@@ -151,7 +151,7 @@ async def test_folders_that_are_gone_leave_no_rows(repo: EngineRepo, src: Path) 
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_a_damaged_file_is_an_empty_one(repo: EngineRepo, src: Path, seed: int) -> None:
-    """Bytes flipped, cut, zeroed anywhere: the backup is right, and the next one is quick again."""
+    """Bytes flipped, cut, zeroed anywhere: every backup is right, and soon they are quick again."""
     first = await repo.run(src)
     path = repo.folder / "files.sqlite"
     random_ = random.Random(seed)
@@ -164,7 +164,8 @@ async def test_a_damaged_file_is_an_empty_one(repo: EngineRepo, src: Path, seed:
     path.write_bytes(data)
     result = await repo.run(src)
     assert repo.pages(result, src) == repo.pages(first, src) and result.warnings == []
-    await repo.run(src)
+    for _ in range(2):  # damage may show in what a later run happens to look at
+        assert repo.pages(await repo.run(src), src) == repo.pages(first, src)
     assert (await repo.run(src)).stats["files_read"] == 0
 
 

@@ -211,7 +211,7 @@ async def test_3_a_folder_swapped_for_a_symlink(
     (src.parent / "outside" / "file").write_bytes(b"outside")
     (src / "folder").mkdir()
     (src / "kept").write_bytes(b"kept")
-    real = scan._open_folder
+    real = scan.open_folder
 
     def opened(name: bytes, folder: int | None, follow: bool = False) -> int:
         if name == b"folder":
@@ -219,7 +219,7 @@ async def test_3_a_folder_swapped_for_a_symlink(
             os.symlink("../outside", src / "folder")
         return real(name, folder, follow)
 
-    monkeypatch.setattr(scan, "_open_folder", opened)
+    monkeypatch.setattr(scan, "open_folder", opened)
     result = await repo.run(src)
     assert list(repo.tree(result, src)) == [b"kept"]
     assert len(result.warnings) == 1 and b"outside" not in repo.blobs.values()

@@ -31,6 +31,8 @@ STAT_FIELDS = 5
 _SCHEMA = 1
 _SUM = 16
 _WRITE_AT_ONCE = 256
+_FAULTS = (sqlite3.Error, OSError, ValueError, TypeError, OverflowError)
+"""What a damaged file makes the library raise: it also decodes names and messages that it finds there."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (owner BLOB NOT NULL, version INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS runs (run INTEGER PRIMARY KEY, revision INTEGER NOT NULL);
@@ -127,16 +129,19 @@ class FilesCache:
         self._revisions: dict[int, int] = {}
         self._run = secrets.randbits(62)
         self._next_detail = 0
+        self._existed = False
+        self._asked = self._missed = 0
         for attempt in range(2):
             try:
                 self._open()
                 break
-            except (sqlite3.Error, OSError):
+            except _FAULTS:
                 self.close()
                 self._broken = attempt > 0
                 self._remove()
 
     def _open(self) -> None:
+        self._existed = os.path.exists(self._path)
         # It moves between threads, but only one uses it at a time.
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         self._connection = connection
@@ -167,7 +172,7 @@ class FilesCache:
             return otherwise
         try:
             return action()
-        except (sqlite3.Error, OSError):
+        except _FAULTS:
             self._broken = True
             return otherwise
 
@@ -190,6 +195,8 @@ class FilesCache:
             if checksum != _row_sum(path, fields) or fields[0] != len(rows):
                 raise sqlite3.DatabaseError("a damaged row")
             rows.append(Row(*fields))
+        self._asked += 1
+        self._missed += not rows
         return rows
 
     def detail(self, row: Row) -> Detail | None:
@@ -260,6 +267,11 @@ class FilesCache:
     def _commit(self, revision: int) -> None:
         self._write()
         connection = self._sql()
+        # Damage can hide rows without a word. Looking costs a pass over the file: only where many were missed.
+        suspicious = self._existed and self._missed * 10 > self._asked
+        if suspicious and connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("a damaged file")
+        self._existed, self._asked, self._missed = True, 0, 0
         connection.execute("INSERT INTO runs VALUES (?, ?)", (self._run, revision))
         connection.execute("DELETE FROM runs WHERE run NOT IN (SELECT run FROM pages)")
         connection.execute("COMMIT")

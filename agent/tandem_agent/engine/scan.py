@@ -8,33 +8,35 @@ warning and the walk goes on. Pages and packs are made elsewhere.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-import sys
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from tandem_agent.engine.attributes import KINDS, extras_of
 from tandem_agent.engine.channel import Stopped
 from tandem_agent.engine.events import Draft, Enter, Event, Leave, Pending, Removed, Segment
-from tandem_agent.engine.excludes import CACHE_TAG, CACHE_TAG_SIGNATURE, Excluder
+from tandem_agent.engine.excludes import CACHE_TAG, Excluder
 from tandem_agent.engine.filereader import AHEAD, FileReader
 from tandem_agent.engine.filescache import STAT_FIELDS, FilesCache, Row, stats_digest
+from tandem_agent.engine.folders import (
+    FOLDER_FLAGS,
+    identities,
+    is_cache,
+    join,
+    names_in,
+    open_folder,
+    stretches,
+)
 from tandem_agent.engine.troubles import Warnings
 from tandem_agent.progress import Progress
 from tandem_protocol.pack import SMALL_FILE
 from tandem_protocol.tree import DIR, SYMLINK
 
-NAMES_AT_ONCE = 4096
 OPEN_FOLDERS = 64
 RACY_NS = 2_000_000_000
 _SECOND = 1_000_000_000
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Scanner:
         self._counted = counted
         self._stopping = stopping
         self._excluder = Excluder(options.excludes)
-        self._skip = _identities(options.skip)
+        self._skip = identities(options.skip)
         self._skip_inodes = {inode for _, inode in self._skip}
         self._racy = time.time_ns() - RACY_NS
         self._believed: dict[int, bool] = {}
@@ -119,7 +121,7 @@ class Scanner:
             self._warnings.add(path, "is a folder of Tandem's own (its state or a vault), not backed up")
             return None
         try:
-            fd = _open_folder(path, None, follow)
+            fd = open_folder(path, None, follow)
         except OSError as error:
             self._warnings.add_error(path, error)
             return None
@@ -155,7 +157,7 @@ class Scanner:
         path = join(level.path, name)
         gone = False
         try:
-            fd = _open_folder(name, level.fd)
+            fd = open_folder(name, level.fd)
         except OSError as error:
             self._warnings.add_error(path, error)
             fd, gone = -1, isinstance(error, FileNotFoundError | NotADirectoryError)
@@ -192,7 +194,7 @@ class Scanner:
 
     def _reopen(self, level: _Level, below: int) -> None:
         """Open a folder that was closed to save descriptors, by way of the one in it."""
-        level.fd = os.open(b"..", _FOLDER, dir_fd=below)
+        level.fd = os.open(b"..", FOLDER_FLAGS, dir_fd=below)
         st = os.fstat(level.fd)
         if (st.st_dev, st.st_ino) != (level.device, level.inode):
             self._warnings.add(
@@ -206,13 +208,13 @@ class Scanner:
         self._emit(Enter(path, device, True, rows))
         self._progress.current_path = path
         try:
-            names = _names(fd)
+            names = names_in(fd)
         except OSError as error:
             self._warnings.add_error(path, error)
             names = []
-        if self._options.exclude_caches and CACHE_TAG in names and _is_cache(fd):
+        if self._options.exclude_caches and CACHE_TAG in names and is_cache(fd):
             names = [CACHE_TAG]
-        return _Level(path, fd, device, inode, _stretches(names, rows))
+        return _Level(path, fd, device, inode, stretches(names, rows))
 
     # One stretch of names
 
@@ -401,7 +403,7 @@ class Scanner:
     def leading_entry(self, name: bytes, st: os.stat_result, path: bytes) -> Draft:
         """The entry of a folder that only leads to a source."""
         try:
-            fd = _open_folder(path, None, follow=True)
+            fd = open_folder(path, None, follow=True)
         except OSError:  # it may be entered and not listed, which is enough to reach the source
             return self.folder_entry(name, st, -1, path)
         try:
@@ -430,71 +432,6 @@ class Scanner:
             self._warnings.add_error(path, error)
             return None
         return _entry(name, st, len(content), content, extras_of(st, kind, attributes))
-
-
-def join(folder: bytes, name: bytes) -> bytes:
-    """The path of ``name`` in ``folder``, which may be the root."""
-    return b"/" + name if folder == b"/" else folder + b"/" + name
-
-
-def _open_folder(name: bytes, folder: int | None, follow: bool = False) -> int:
-    """Open a folder for listing, without changing its access time where that is allowed."""
-    flags = _FOLDER & ~os.O_NOFOLLOW if follow else _FOLDER
-    try:
-        return os.open(name, flags | os.O_NOATIME, dir_fd=folder)
-    except PermissionError:
-        return os.open(name, flags, dir_fd=folder)
-
-
-def _names(folder: int) -> list[bytes]:
-    """The names in an open folder, sorted by their bytes. Each is replaced in place, so that a folder of a
-    million takes the memory of one list."""
-    names: list[Any] = os.listdir(folder)
-    for i, name in enumerate(names):
-        names[i] = name.encode(_ENCODING, _ERRORS)
-    names.sort()
-    return names
-
-
-def _identities(paths: Sequence[bytes]) -> set[tuple[int, int]]:
-    """(device, inode) of those that are there."""
-    found = set()
-    for path in paths:
-        with contextlib.suppress(OSError):
-            st = os.stat(path)
-            found.add((st.st_dev, st.st_ino))
-    return found
-
-
-def _is_cache(folder: int) -> bool:
-    """Whether the CACHEDIR.TAG in the open ``folder`` is a true one."""
-    try:
-        fd = os.open(CACHE_TAG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except OSError:
-        return False
-    try:
-        return os.read(fd, len(CACHE_TAG_SIGNATURE)) == CACHE_TAG_SIGNATURE
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-
-
-def _stretches(names: list[bytes], rows: list[Row]) -> Iterator[tuple[list[bytes], Row | None]]:
-    """The names as the last backup's pages divided them; where there is none, so many at once."""
-    first = 0
-    for i, row in enumerate(rows):
-        last = bisect_left(names, rows[i + 1].first) if i + 1 < len(rows) else len(names)
-        end = min(last, first + 8 * NAMES_AT_ONCE)
-        yield names[first:end], row
-        yield from ((part, None) for part in _parts(names, end, last))
-        first = last
-    yield from ((part, None) for part in _parts(names, first, len(names)))
-
-
-def _parts(names: list[bytes], first: int, last: int) -> Iterator[list[bytes]]:
-    for at in range(first, last, NAMES_AT_ONCE):
-        yield names[at : min(at + NAMES_AT_ONCE, last)]
 
 
 def _entry(

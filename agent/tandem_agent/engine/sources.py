@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from tandem_agent.engine.events import Draft, Enter, Event, Leave, Segment
 from tandem_agent.engine.filescache import STAT_FIELDS
-from tandem_agent.engine.scan import Scanner, join
+from tandem_agent.engine.folders import join
+from tandem_agent.engine.scan import Scanner
 from tandem_agent.engine.troubles import Warnings, show
 from tandem_protocol.errors import Missing, Usage
 

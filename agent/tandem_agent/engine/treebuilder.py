@@ -28,8 +28,8 @@ from tandem_agent.engine.filescache import (
     children_digest,
     stats_digest,
 )
+from tandem_agent.engine.folders import join
 from tandem_agent.engine.packer import Packer, RunIds
-from tandem_agent.engine.scan import join
 from tandem_agent.engine.troubles import Warnings
 from tandem_protocol.errors import Refused
 from tandem_protocol.keys import KeyRing
