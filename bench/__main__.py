@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     amounts = _amounts(options)
     drop = os.geteuid() == 0 and options.cache == "cold"
     if options.nice:
-        os.setpriority(os.PRIO_PROCESS, 0, options.nice)  # everything started from here has it, too
+        machine.prefer(options.nice)
     root = tempfile.mkdtemp(prefix="tandem-bench-", dir=options.workdir)
     try:
         bench = Bench(root, amounts, drop, openssh, lambda line: print(line, flush=True))

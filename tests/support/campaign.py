@@ -118,9 +118,11 @@ class Campaign:
     def _struck_sync(self) -> int:
         """A tier is away during a backup and comes back; the synchronisation is struck."""
         self._hands.unplug()
+        self._lab.write_config(patience=1.0)
         self._change()
         self._plain_backup()
         self._hands.plug()
+        self._lab.write_config()
         self._strike("sync", places=[self._hands.away])
         self.tally.syncs += 1
         self._afterwards()

@@ -54,7 +54,8 @@ class Outcome:
     errors: str
 
     def __str__(self) -> str:
-        return f"`tandem {' '.join(self.command)}` ended with {self.code}: {self.errors.strip()[-1500:]}"
+        said = self.errors.strip() or json.dumps(self.document)
+        return f"`tandem {' '.join(self.command)}` ended with {self.code}: {said[-1500:]}"
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,11 @@ class Lab:
         self.ledger: list[Acknowledged] = []
         self._restored = os.path.join(folder, "restored")
 
-    def write_config(self) -> None:
-        """The configuration file as a user would write it."""
+    def write_config(self, patience: float = 60.0) -> None:
+        """The configuration file as a user would write it. `patience`: seconds that a tier that does not
+        answer is waited for; long, since this machine may be busy."""
         lines = [f"sources = [{json.dumps(self.source)}]", f"state_dir = {json.dumps(self.home + '/state')}"]
-        lines += ["patience_seconds = 2.0"]  # how long a tier that is down is waited for; 15 by default
+        lines += [f"patience_seconds = {patience}"]
         for place in self.places.values():
             lines += ["", "[[tier]]", f"name = {json.dumps(place.name)}", f"url = {json.dumps(place.url)}"]
             lines += [f"{key} = {json.dumps(value)}" for key, value in place.settings.items()]
