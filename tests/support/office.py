@@ -66,7 +66,8 @@ class SwitchedStore(MemoryStore):
 class Place:
     """Where a tier is: its bytes, and whether its link is up. ``after``: verbs left before the link breaks.
     ``hook`` is told verb and name before they act; what it raises is raised, and if it gives False the verb is
-    said to be done and is not. ``lost``: verbs and names whose reply gets lost once after they are done."""
+    said to be done and is not. ``lost``: verbs and names whose reply gets lost once after they are done;
+    ``lost_in``: so is the reply to a change after as many others."""
 
     def __init__(self) -> None:
         self.shared: dict[str, bytes] = {}
@@ -74,8 +75,14 @@ class Place:
         self.after: int | None = None
         self.hook: Callable[[str, str], bool | None] | None = None
         self.lost: list[tuple[str, str]] = []
+        self.lost_in: int | None = None
 
     def reply(self, verb: str, name: str) -> None:
+        if self.lost_in is not None:
+            self.lost_in -= 1
+            if self.lost_in < 0:
+                self.lost_in = None
+                raise Unavailable("the reply was lost")
         if (verb, name) in self.lost:
             self.lost.remove((verb, name))
             raise Unavailable("the reply was lost")

@@ -236,6 +236,21 @@ async def test_a_roll_back_seen_while_levelling_is_not_confirmed(office: Office)
     assert fresh.tiers[1].row.to_compare
 
 
+async def test_what_was_written_last_below_the_highest_is_looked_for_too(office: Office) -> None:
+    """Synchronisation writes r2 below r3, and the storage goes back to before it."""
+    await office.init()
+    office.down("remote")
+    await office.write()
+    office.down("vault")
+    await office.write()
+    before = dict(office.places["remote"].shared)
+    office.down()
+    await sync(office.agent(), (), False, Progress(), 60)
+    office.places["remote"].roll_back(before)
+    tiers = await office.contacted()
+    assert tiers.tiers[1].row.to_compare
+
+
 # Is on
 
 
