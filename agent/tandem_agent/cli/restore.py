@@ -96,6 +96,9 @@ def _show(result: RestoreResult, target: str) -> None:
     for tier, count in result.read_from.items():
         if count:
             print(f"  {output.size(count)} read from {tier}")
+    for tier in result.read_from:
+        if bad := sum(one.tier == tier for one in result.damage):
+            output.notice(f"{bad} object(s) are damaged or missing on {tier}: other tiers were asked instead")
 
 
 def _tell_lost(lost: Sequence[Lost], what: str, remedy: str, most: int = 20) -> None:
