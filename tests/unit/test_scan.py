@@ -159,6 +159,40 @@ async def test_1_a_file_cut_short_while_it_is_read(
     assert result.warnings and len(seen.data) == seen.entry[7] == 9 << 20
 
 
+async def test_1_a_large_file_that_cannot_be_read_to_its_end(
+    repo: EngineRepo, src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad sector: the file is left out with a warning, and nobody waits for its chunks."""
+    (src / "bad").write_bytes(os.urandom(20 << 20))
+    (src / "good").write_bytes(os.urandom(3 << 20))
+
+    def fail(call: int) -> None:
+        if call == 2:
+            raise OSError(5, "Input/output error")
+
+    after(monkeypatch, "preadv", fail)
+    result = await repo.run(src)
+    assert names_of(result.warnings, "bad: could not be read: Input/output error")
+    assert {name: seen.data for name, seen in repo.tree(result, src).items()} == {
+        b"good": (src / "good").read_bytes()
+    }
+
+
+async def test_1_attributes_that_cannot_be_read_do_not_cost_the_file(
+    repo: EngineRepo, src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (src / "file").write_bytes(b"x")
+    os.setxattr(src / "file", "user.note", b"y")
+
+    def fail(*_: object, **__: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "getxattr", fail)
+    result = await repo.run(src)
+    assert names_of(result.warnings, "file: its extended attributes could not be read")
+    assert repo.tree(result, src)[b"file"].data == b"x"
+
+
 def swap_before_open(monkeypatch: pytest.MonkeyPatch, name: bytes, swap: Callable[[], object]) -> None:
     """Do ``swap`` between the look at ``name`` and its opening."""
     real = filereader.FileReader._open
@@ -290,6 +324,30 @@ async def test_deep_folders_come_back_to_the_right_parents(repo: EngineRepo, src
     tree = repo.tree(result, src)
     assert result.warnings == [] and set(tree) == expected
     assert tree[b"m/" * 70 + b"z"].data == b"69 z"
+
+
+async def test_a_deep_folder_that_is_moved_away_while_it_is_scanned(
+    repo: EngineRepo, src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was closed to save descriptors is never taken for another folder on the way back up."""
+    monkeypatch.setattr(scan, "OPEN_FOLDERS", 2)
+    deep = src / "a" / "b" / "c" / "d" / "e"
+    deep.mkdir(parents=True)
+    (deep / "file").write_bytes(b"x")
+    for name in ("z", "a/z", "a/b/z", "a/b/c/z"):
+        (src / name).write_bytes(b"z")
+
+    def move() -> None:
+        os.rename(src / "a" / "b" / "c", src.parent / "c")
+        (src.parent / "a").mkdir()
+        (src.parent / "a" / "secret").write_bytes(b"secret")
+
+    swap_before_open(monkeypatch, b"file", move)
+    result = await repo.run(src)
+    tree = repo.tree(result, src)
+    assert tree[b"a/b/c/d/e/file"].data == b"x" and b"z" in tree
+    assert not any(b"secret" in path for path in tree)
+    assert all(b"z" not in blob or blob == b"z" for blob in (seen.data for seen in tree.values()))
 
 
 async def test_6_a_sparse_file_of_a_tebibyte_is_quick(repo: EngineRepo, src: Path) -> None:

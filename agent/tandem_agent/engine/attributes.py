@@ -10,6 +10,7 @@ import os
 import stat
 from typing import Any
 
+from tandem_agent.engine.troubles import Warnings
 from tandem_protocol.tree import BLOCK, CHAR, DIR, FIFO, FILE, SOCKET, SYMLINK
 
 KINDS = {
@@ -23,19 +24,22 @@ KINDS = {
 }
 
 _NONE_HERE = {errno.ENOTSUP, errno.ENOSYS}
-_GONE = {errno.ENODATA, errno.ENOENT}
+_NOT_FOR_US = {errno.ENODATA, errno.ENOENT, errno.EPERM, errno.EACCES}
+"""Gone meanwhile, or kept from this user by rule (trusted.* and the like)."""
 
 
 class AttributeReader:
     """Extended attributes by open file or by path. For one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, warnings: Warnings) -> None:
+        self._warnings = warnings
         self._without: set[int] = set()
 
-    def read(self, target: int | bytes, device: int) -> dict[bytes, bytes] | None:
+    def read(self, target: int | bytes, device: int, path: bytes) -> dict[bytes, bytes] | None:
         """Attributes of an open file, or of a path whose last part is not followed; None without any.
 
-        ``device`` is its st_dev. Raises OSError if an attribute is there and cannot be read.
+        ``device`` is its st_dev. One that cannot be read is a warning, for ``path``: the file itself is still
+        worth having.
         """
         if device in self._without:
             return None
@@ -45,8 +49,8 @@ class AttributeReader:
         except OSError as error:
             if error.errno in _NONE_HERE:
                 self._without.add(device)
-            elif error.errno not in _GONE and error.errno not in (errno.EPERM, errno.EACCES):
-                raise
+            elif error.errno not in _NOT_FOR_US:
+                self._warn(path, error)
             return None
         if not names:
             return None
@@ -55,9 +59,12 @@ class AttributeReader:
             try:
                 found[os.fsencode(name)] = os.getxattr(target, name, follow_symlinks=follow)
             except OSError as error:
-                if error.errno not in _GONE:
-                    raise
+                if error.errno not in _NOT_FOR_US:
+                    self._warn(path, error)
         return found or None
+
+    def _warn(self, path: bytes, error: OSError) -> None:
+        self._warnings.add(path, f"its extended attributes could not be read: {error.strerror}")
 
 
 def extras_of(st: os.stat_result, kind: int, attributes: dict[bytes, bytes] | None) -> dict[str, Any] | None:

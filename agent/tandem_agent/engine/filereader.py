@@ -68,7 +68,7 @@ class FileReader:
         self._progress = progress
         self._cutter = Cutter(ring.gear_seed())
         self._uid = os.geteuid()
-        self.attributes = AttributeReader()
+        self.attributes = AttributeReader(warnings)
         self._links: dict[tuple[int, int], Draft] = {}
         self._batch: SmallBatch | None = None
         self._chunks: ChunkBatch | None = None
@@ -83,9 +83,8 @@ class FileReader:
         14 s, and 8 s so; what is in memory costs one quick call more. Closes what an earlier call opened and
         nobody read; `AHEAD` at a time are a good number.
         """
+        self.close()
         opened = self._opened
-        while opened:
-            os.close(opened.popitem()[1])
         for name, st in files:
             # Why one cannot be opened is said when it is read.
             with contextlib.suppress(OSError):
@@ -136,7 +135,7 @@ class FileReader:
             # One byte more than expected: a file that has grown shows itself without another call.
             read = os.readv(fd, (batch.buffer[batch.used : batch.used + size + 1],))
             after = os.fstat(fd)
-            attributes = self.attributes.read(fd, st.st_dev)
+            attributes = self.attributes.read(fd, st.st_dev, path)
         finally:
             os.close(fd)
         if (
@@ -198,7 +197,7 @@ class FileReader:
             if not stat.S_ISREG(before.st_mode) or (before.st_dev, before.st_ino) != (st.st_dev, st.st_ino):
                 self._warnings.add(path, "was replaced by another file while it was being backed up")
                 return None
-            attributes = self.attributes.read(fd, st.st_dev)
+            attributes = self.attributes.read(fd, st.st_dev, path)
             tries = 0
             while True:
                 content, size, extents = self._content(fd, before)
@@ -224,11 +223,16 @@ class FileReader:
             read = os.preadv(fd, (batch.buffer[batch.used : batch.used + size],), 0) if size else 0
             return self._take(batch, read), read, None
         whole = [(0, size)]
-        extents = data_extents(fd, size, MAX_EXTENTS) if st.st_blocks * 512 < size else whole
+        extents = whole
+        if st.st_blocks * 512 < size:
+            with contextlib.suppress(OSError):  # a file system that cannot tell is read as a whole
+                extents = data_extents(fd, size, MAX_EXTENTS)
         pending = Pending()
         self._pending.append(pending)
-        read = self._chunked(fd, extents, pending)
-        pending.close()
+        try:
+            read = self._chunked(fd, extents, pending)
+        finally:
+            pending.close()  # also of a file that cannot be read to its end: it is waited for
         if extents == whole:
             return pending if read else b"", read, None
         if read == sum(length for _, length in extents):
@@ -290,6 +294,11 @@ class FileReader:
             self._send(batch)
         pending, self._pending = self._pending, []
         return pending
+
+    def close(self) -> None:
+        """Close what was opened ahead and not read."""
+        while self._opened:
+            os.close(self._opened.popitem()[1])
 
     def flush(self) -> None:
         """Send everything that waits."""

@@ -189,7 +189,7 @@ class _Run:
         try:
             SourceWalk(self._scanner, self._builder.offer, self._warnings).run(self._sources)
         finally:
-            self._reader.ahead(-1, ())  # close what was opened and never read
+            self._reader.close()
         self._reader.flush()
         self._jobs.end()
         self._root = self._builder.finish()

@@ -8,6 +8,7 @@ warning and the walk goes on. Pages and packs are made elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
@@ -190,18 +191,22 @@ class Scanner:
         self._emit(Leave(gone=False))
         if stack and stack[-1].fd < 0:
             self._reopen(stack[-1], level.fd)
-        os.close(level.fd)
+        if level.fd >= 0:
+            os.close(level.fd)
 
     def _reopen(self, level: _Level, below: int) -> None:
         """Open a folder that was closed to save descriptors, by way of the one in it."""
-        level.fd = os.open(b"..", FOLDER_FLAGS, dir_fd=below)
-        st = os.fstat(level.fd)
-        if (st.st_dev, st.st_ino) != (level.device, level.inode):
-            self._warnings.add(
-                level.path, "was moved while it was being backed up; the rest of it is left out"
-            )
-            level.children.clear()
-            level.stretches = iter(())
+        for name, folder in ((b"..", below), (level.path, None)):
+            with contextlib.suppress(OSError):
+                fd = os.open(name, FOLDER_FLAGS, dir_fd=folder)
+                st = os.fstat(fd)
+                if (st.st_dev, st.st_ino) == (level.device, level.inode):
+                    level.fd = fd
+                    return
+                os.close(fd)
+        self._warnings.add(level.path, "was moved while it was being backed up; the rest of it is left out")
+        level.children.clear()
+        level.stretches = iter(())
 
     def _enter(self, path: bytes, fd: int, device: int, inode: int) -> _Level:
         rows = self._cache.rows(path)
@@ -394,10 +399,7 @@ class Scanner:
         """A folder's entry, with the attributes of the open ``fd`` (none if it is -1)."""
         attributes = None
         if fd >= 0:
-            try:
-                attributes = self._reader.attributes.read(fd, st.st_dev)
-            except OSError as error:
-                self._warnings.add_error(path, error)
+            attributes = self._reader.attributes.read(fd, st.st_dev, path)
         return _entry(name, st, 0, None, extras_of(st, DIR, attributes) if attributes else None)
 
     def leading_entry(self, name: bytes, st: os.stat_result, path: bytes) -> Draft:
@@ -427,10 +429,10 @@ class Scanner:
             return None
         try:
             content = os.readlink(name, dir_fd=folder) if kind == SYMLINK else b""
-            attributes = self._reader.attributes.read(b"/proc/self/fd/%d/%s" % (folder, name), st.st_dev)
         except OSError as error:
             self._warnings.add_error(path, error)
             return None
+        attributes = self._reader.attributes.read(b"/proc/self/fd/%d/%s" % (folder, name), st.st_dev, path)
         return _entry(name, st, len(content), content, extras_of(st, kind, attributes))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from tandem_agent.engine.events import Draft, Enter, Event, Leave, Segment
 from tandem_agent.engine.filescache import STAT_FIELDS
-from tandem_agent.engine.folders import join
+from tandem_agent.engine.folders import join, open_folder
 from tandem_agent.engine.scan import Scanner
 from tandem_agent.engine.troubles import Warnings, show
 from tandem_protocol.errors import Missing, Usage
@@ -99,14 +99,16 @@ class SourceWalk:
             self._above(path, node)
             return self._scanner.leading_entry(name, st, path)
         if not stat.S_ISDIR(st.st_mode):
-            self._found += 1
-            return self._single(path, name, st)
+            return self._counted(path, self._single(path, name, st))
         return self._walk(path, node, st)
 
     def _walk(self, path: bytes, node: Node, st: os.stat_result | None = None) -> Draft | None:
         for name, child in node.children.items():
             self._below(join(path, name), child)
-        entry = self._scanner.walk(path, st or os.stat(path), node.follow)
+        return self._counted(path, self._scanner.walk(path, st or os.stat(path), node.follow))
+
+    def _counted(self, path: bytes, entry: Draft | None) -> Draft | None:
+        """``entry``, after noting whether the source at ``path`` could be read at all."""
         if entry is None:
             self._missing.append(path)
         else:
@@ -122,7 +124,11 @@ class SourceWalk:
 
     def _single(self, path: bytes, name: bytes, st: os.stat_result) -> Draft | None:
         """A source that is not a folder."""
-        fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = open_folder(os.path.dirname(path), None, follow=True)
+        except OSError as error:
+            self._warnings.add_error(path, error)
+            return None
         try:
             return self._scanner.single(fd, name, st, path)
         finally:
