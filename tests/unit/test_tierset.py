@@ -16,7 +16,7 @@ from tandem_agent.tiers import writing
 from tandem_agent.tiers.tierset import PRESENCE_CHECKS, TierSet
 from tandem_agent.tiers.writing import Revision, reachable_targets, wait_until_held
 from tandem_protocol import names
-from tandem_protocol.errors import NoTierReachable, Unavailable
+from tandem_protocol.errors import Full, NoTierReachable, Unavailable
 from tandem_protocol.names import ObjectType
 from tandem_protocol.revision import Kind
 from tandem_protocol.store import Store
@@ -186,6 +186,25 @@ async def test_interrupted_by_the_user_in_each_phase(office: Office, cancel_at: 
     fresh = office.open()
     assert await office.write(fresh) == ["vault", "remote"]
     assert fresh.state.head == 3
+
+
+async def test_a_full_state_disk_at_the_decision_is_no_fault_of_a_tier(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await office.init()
+    tiers, revision = await begun(office)
+    with monkeypatch.context() as patch:
+        patch.setattr(tiers.state, "decide", _full)
+        with pytest.raises(Full, match="local state"):
+            await revision.commit(Kind.CHECKPOINT, {})
+    assert states(tiers) == {"vault": "online", "remote": "online"}
+    assert not any(names.record_path(2) in place.shared for place in office.places.values())
+    await revision.abort("no space")
+    assert await office.write() == ["vault", "remote"]
+
+
+def _full(*_: object) -> None:
+    raise Full("no space for the local state", "make room")
 
 
 # Not acknowledged without being there (step 7)

@@ -251,7 +251,6 @@ class Revision:
             self.number, self._intent.nonce, kind, self._intent.parents, details, removed=tuple(removed)
         )
         draft = await self._as_base(draft, tier_ids)
-        decided = asyncio.Event()
         record: list[Record] = []
 
         async def finish(target: _Target) -> None:
@@ -261,16 +260,19 @@ class Revision:
             if target.failed:
                 return
             await self._check_sizes(target)
-            if not decided.is_set():
+            if not record and self._stop is None:
                 # The first target has everything. No await between the test and the act.
-                record.append(self._decide(draft, backup))
-                decided.set()
-            await self._write_record(target, record[0])
+                try:
+                    record.append(self._decide(draft, backup))
+                except TandemError as fault:
+                    self._stop = fault  # the local state's, not this tier's
+            if record:
+                await self._write_record(target, record[0])
 
         await self._each(finish)
         if self._stop is not None:
             raise self._stop
-        if not decided.is_set():
+        if not record:
             self._tiers.abort_pending("every tier was lost before one had all of it")
             self._need_target()
         confirmed = self.targets
