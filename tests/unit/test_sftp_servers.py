@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 from tests.support.asyncssh_server import PASSWORD, plain_server
+from tests.support.requirements import require_program
 from tests.support.sshd import Sshd, free_port, make_key, running_sshd
 
 from tandem_protocol.errors import Corrupt, Refused, TandemError, Unavailable, Usage
@@ -164,6 +166,63 @@ async def test_a_wrong_key_is_refused_at_once(sshd: Sshd, tmp_path: Path, use_sy
 async def test_a_key_file_that_is_not_there(sshd: Sshd, tmp_path: Path, use_system_ssh: bool) -> None:
     error = await refusal(sshd.target(use_system_ssh=use_system_ssh, identity_file=str(tmp_path / "none")))
     assert isinstance(error, Refused)
+
+
+async def test_a_key_file_that_others_may_read(sshd: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "open").write_bytes(sshd.client_key.read_bytes())
+    (tmp_path / "open").chmod(0o644)
+    error = await refusal(sshd.target(use_system_ssh=True, identity_file=str(tmp_path / "open")))
+    assert isinstance(error, Refused)
+    assert "chmod 600" in error.remedy
+
+
+async def test_a_key_file_with_a_passphrase(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    (tmp_path / "locked").write_bytes(key.export_private_key(passphrase="secret"))
+    (tmp_path / "locked").chmod(0o600)
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    for use_system_ssh in (True, False):
+        target = sshd.target(use_system_ssh=use_system_ssh, identity_file=str(tmp_path / "locked"))
+        assert isinstance(await refusal(target), Refused)
+    (tmp_path / "junk").write_text("not a key")
+    error = await refusal(sshd.target(use_system_ssh=False, identity_file=str(tmp_path / "junk")))
+    assert isinstance(error, Refused)
+
+
+@pytest.fixture
+def agent(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """OpenSSH's own agent, holding the client key."""
+    program, add = (
+        require_program("ssh-agent", "openssh-client"),
+        require_program("ssh-add", "openssh-client"),
+    )
+    address = str(tmp_path / "agent")
+    with subprocess.Popen([program, "-D", "-a", address], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it listens once it has said where
+        monkeypatch.setenv("SSH_AUTH_SOCK", address)
+        subprocess.run([add, "-q", str(sshd.client_key)], check=True)
+        yield
+        process.terminate()
+
+
+@both_ways
+@pytest.mark.usefixtures("agent")
+async def test_a_key_that_only_the_agent_has(
+    sshd: Sshd, tmp_path: Path, use_system_ssh: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named by nobody, or by a file that only its passphrase would open."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    async with session(sshd.target(use_system_ssh=use_system_ssh, identity_file=None)):
+        pass
+    locked = asyncssh.import_private_key(sshd.client_key.read_bytes())
+    (tmp_path / "locked").write_bytes(locked.export_private_key(passphrase="secret"))
+    (tmp_path / "locked").chmod(0o600)
+    (tmp_path / "locked.pub").write_bytes(locked.export_public_key())
+    async with session(sshd.target(use_system_ssh=use_system_ssh, identity_file=str(tmp_path / "locked"))):
+        pass
 
 
 @both_ways

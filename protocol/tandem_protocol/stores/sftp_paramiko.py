@@ -202,7 +202,8 @@ def _keys(target: SftpTarget) -> Iterator[paramiko.PKey]:
         path = os.path.expanduser(target.identity_file)
         try:
             yield paramiko.PKey.from_path(path)
-        except paramiko.PasswordRequiredException as error:
+        except (paramiko.PasswordRequiredException, TypeError) as error:
+            # TypeError is how the library below says that a key is encrypted and no password came with it.
             yield from _from_agent(path, error)
         except OSError as error:
             raise Refused(
@@ -216,7 +217,7 @@ def _keys(target: SftpTarget) -> Iterator[paramiko.PKey]:
     yield from _agent_keys()
     for name in _KEY_FILES:
         path = os.path.expanduser(f"~/.ssh/{name}")
-        with contextlib.suppress(OSError, paramiko.SSHException, ValueError):
+        with contextlib.suppress(OSError, paramiko.SSHException, ValueError, TypeError):
             yield paramiko.PKey.from_path(path)
 
 
@@ -232,8 +233,12 @@ def _from_agent(path: str, error: Exception) -> Iterator[paramiko.PKey]:
     raise Refused(f"the key file {path} has a passphrase", "add it to the SSH agent with ssh-add") from error
 
 
-def _agent_keys() -> tuple[paramiko.PKey, ...]:
+def _agent_keys() -> Iterator[paramiko.PKey]:
     try:
-        return tuple(paramiko.Agent().get_keys())
+        agent = paramiko.Agent()
     except (paramiko.SSHException, OSError):
-        return ()
+        return
+    try:
+        yield from agent.get_keys()
+    finally:
+        agent.close()
