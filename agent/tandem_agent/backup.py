@@ -83,7 +83,7 @@ async def backup(
     )
     cache = FilesCache(os.path.join(agent.cache_dir, "files.sqlite"), agent.ring.repository_id)
     try:
-        writer = await BackupWriter.begin(agent, targets, index, progress, about)
+        writer = await BackupWriter.begin(agent, targets, index, progress, about, wait_s)
         try:
             result = await _run(agent, writer, sources, cache, progress)
             await _finish(agent, writer, result, sources, started, about, progress)

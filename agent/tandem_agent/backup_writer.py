@@ -15,7 +15,7 @@ from typing import Any
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.progress import Progress
 from tandem_agent.tiers.tier import Tier
-from tandem_agent.tiers.writing import Revision
+from tandem_agent.tiers.writing import Revision, wait_until_held
 from tandem_agent.wiring import Agent
 from tandem_protocol.errors import NoTierReachable
 from tandem_protocol.index import PackEntry, encode_segment, entry_of, split_entries
@@ -34,7 +34,15 @@ CHECKPOINT_OBJECTS = MAX_OBJECTS // 2
 class BackupWriter:
     """Use `begin`, give packs to `take`, then `finish` or `abort`. ``confirmed`` are the tiers that have it."""
 
-    def __init__(self, agent: Agent, index: BlobIndex, progress: Progress, about: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        index: BlobIndex,
+        progress: Progress,
+        about: dict[str, Any],
+        wait_s: float | None = None,
+    ) -> None:
+        self._wait_s = wait_s
         self.confirmed: list[Tier] = []
         self.bytes_stored = 0
         self._agent = agent
@@ -55,9 +63,11 @@ class BackupWriter:
         index: BlobIndex,
         progress: Progress,
         about: dict[str, Any],
+        wait_s: float | None = None,
     ) -> BackupWriter:
-        """The first revision's intent and claims on ``targets``, and what deduplication may refer to there."""
-        writer = cls(agent, index, progress, about)
+        """The first revision's intent and claims on ``targets``, and what deduplication may refer to there.
+        ``wait_s``: how long a checkpoint that lost every tier waits for one (None: for ever)."""
+        writer = cls(agent, index, progress, about, wait_s)
         targets = list(targets)
         writer._usable = _usable_numbers(agent, targets, index)
         await writer._begin(targets)
@@ -112,6 +122,12 @@ class BackupWriter:
         segments = await self._write_segments()
         confirmed = await self._current.commit(Kind.CHECKPOINT, {"backup": self._about["id"]})
         if not confirmed:
+            written_to = self._current.begun_with
+            confirmed = await wait_until_held(
+                self._agent.tiers, self._current.number, written_to, self._wait_s, self._progress
+            )
+            self._progress.phase = "backing up"
+        if not confirmed:
             raise NoTierReachable(
                 "every tier was lost at a checkpoint", "run the backup again; what was sent is kept"
             )
@@ -144,6 +160,7 @@ class BackupWriter:
     async def abort(self, reason: str) -> None:
         """Give up: the backup is listed as failed; packs since the last checkpoint become orphans."""
         await self._current.abort(reason)
+        self._agent.tiers.list_failed(self._about, reason)
 
 
 def _usable_numbers(agent: Agent, targets: list[Tier], index: BlobIndex) -> set[int]:

@@ -203,6 +203,31 @@ async def test_what_checkpoints_sent_is_not_sent_again_after_a_failure(desk: Des
     assert await desk.good("remote", result.revision)
 
 
+@pytest.mark.parametrize("back", [True, False])
+async def test_every_tier_lost_right_after_a_checkpoint_was_decided(
+    desk: Desk, checkpoints: None, back: bool
+) -> None:
+    """It waits, and goes on where it was; if nobody comes back in time it is listed as failed."""
+    desk.more("large", 12 << 20)
+    breaking(desk, "vault", "create", "02.record")
+    down = breaking(desk, "remote", "create", "02.record")
+    task = asyncio.create_task(desk.backup(None if back else 0.01))
+    await down.wait()
+    if back:
+        desk.down("vault")
+        result = await asyncio.wait_for(task, 60)
+        assert has_it(result) == ["remote"]
+        assert await desk.good("remote", result.revision)
+    else:
+        with pytest.raises(NoTierReachable):
+            await task
+        (info,) = desk.listed()
+        assert (info.status, info.name[-2:]) == ("failed", "**")
+        assert "checkpoint" in info.error
+        desk.down()
+        assert await desk.good("vault", (await desk.backup()).revision)
+
+
 # Failing
 
 

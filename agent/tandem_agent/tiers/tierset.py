@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from tandem_agent.state import State, now_text
+from tandem_agent.state import Intent, State, now_text
 from tandem_agent.tiers.tier import Tier
 from tandem_protocol.errors import SecondInstallation, TandemError
 from tandem_protocol.keys import KeyRing
-from tandem_protocol.planning import writable_now
+from tandem_protocol.planning import next_number, writable_now
 from tandem_protocol.replicate import sizes_of
 from tandem_protocol.revision import (
     MAX_OBJECTS,
@@ -115,6 +116,20 @@ class TierSet:
         if not intent.decided:
             self.abort_pending("interrupted")
         self.state.end_intent()
+
+    def new_intent(self, backup: Mapping[str, Any]) -> Intent:
+        """An intent with a number above the journal and all that was seen on any tier."""
+        seen = [n for tier in self.tiers if tier.seen is not None for n in tier.seen.numbers]
+        head = self.state.head
+        parents = (self.state.record(head).hash,) if head else ()
+        return Intent(next_number(head, seen), fresh_nonce(), parents, False, backup)
+
+    def list_failed(self, backup: Mapping[str, Any], reason: str) -> None:
+        """Have a failed backup listed that has no revision open by which it would be: by a number of its own."""
+        listed = any(info["id"] == backup["id"] for _, info in self.state.backups())
+        if not listed and self.state.intent() is None:
+            self.state.set_intent(self.new_intent(backup))
+            self.abort_pending(reason)
 
     def abort_pending(self, reason: str) -> None:
         """Close the intent by an aborted record: fixed and stored here first, written on tiers like any other."""

@@ -17,7 +17,7 @@ from tandem_agent.progress import Progress
 from tandem_agent.state import Intent, State
 from tandem_agent.tiers.levelling import level_tier
 from tandem_agent.tiers.tier import Tier
-from tandem_agent.tiers.tierset import TierSet, fresh_nonce, refresh
+from tandem_agent.tiers.tierset import TierSet, refresh
 from tandem_protocol.errors import (
     Full,
     NoTierReachable,
@@ -29,7 +29,7 @@ from tandem_protocol.errors import (
 from tandem_protocol.history import list_entries, replay
 from tandem_protocol.lists import encode_list, split_list
 from tandem_protocol.names import ObjectType, object_name, object_path
-from tandem_protocol.planning import base_is_due, choose_targets, next_number
+from tandem_protocol.planning import base_is_due, choose_targets
 from tandem_protocol.replicate import sizes_of
 from tandem_protocol.revision import Kind, ObjectRef, Record, RecordDraft, Removal, make_record
 from tandem_protocol.store import Buffer
@@ -141,10 +141,7 @@ class Revision:
     ) -> Revision:
         """Steps 2 and 4 on ``targets``, which a look just found fit, and the live keys that they lack."""
         state = tiers.state
-        seen = [n for t in tiers.tiers if t.seen is not None for n in t.seen.numbers]
-        number = next_number(state.head, seen)
-        parents = (state.record(state.head).hash,) if state.head else ()
-        intent = Intent(number, fresh_nonce(), parents, False, backup or {})
+        intent = tiers.new_intent(backup or {})
         state.set_intent(intent)
         revision = cls(tiers, intent, targets, progress)
         await revision._each(revision._claim)
