@@ -28,7 +28,8 @@ class RetryConfig:
 @dataclass(frozen=True)
 class TierConfig:
     """One tier as configured. ``password_command`` is an argument list; ``host_keys`` are pins
-    ("SHA256:…" or known_hosts lines) that hold besides those in the pinned file."""
+    ("SHA256:…" or known_hosts lines) that hold besides those in the pinned file. For FTP with TLS, ``ca_file`` or
+    ``certificate_fingerprint`` judge instead of the system's authorities; ``insecure`` allows plain FTP."""
 
     name: str
     place: Place
@@ -37,6 +38,9 @@ class TierConfig:
     password_command: tuple[str, ...] | None = None
     password_file: str | None = None
     host_keys: tuple[str, ...] = ()
+    ca_file: str | None = None
+    certificate_fingerprint: str | None = None
+    insecure: bool = False
     retries: RetryConfig = field(default_factory=RetryConfig)
 
     @property

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from tandem_protocol.errors import Usage
 
 from .config import Config, RetryConfig, TierConfig, default_state_dir
-from .places import parse_place
+from .places import INSECURE, parse_place, read_fingerprint
 
 TIER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
@@ -39,6 +39,9 @@ _TIER_KEYS = (
     "password_command",
     "password_file",
     "host_keys",
+    "ca_file",
+    "certificate_fingerprint",
+    "insecure",
     "retries",
 )
 _TOP_KEYS = (
@@ -51,6 +54,17 @@ _TOP_KEYS = (
     "patience_seconds",
     "tier",
 )
+_LOGIN_KEYS = ("password_command", "password_file")
+_TLS_KEYS = (*_LOGIN_KEYS, "ca_file", "certificate_fingerprint")
+_KEYS_OF: dict[str, tuple[str, ...]] = {
+    "file": (),
+    "sftp": (*_LOGIN_KEYS, "identity_file", "host_keys"),
+    "ftpes": _TLS_KEYS,
+    "ftps": _TLS_KEYS,
+    "ftp": (*_LOGIN_KEYS, "insecure"),
+}
+"""The keys of a tier that mean something to some kinds of place only."""
+
 _RETRY_KEYS = ("attempts", "first_delay_seconds", "max_delay_seconds")
 _SECRETS = {"password", "passphrase"}
 
@@ -105,15 +119,33 @@ class _Reader:
             password_command=self._command(table, at, "password_command"),
             password_file=self._file(table, at, "password_file"),
             host_keys=tuple(self._texts(table, at, "host_keys")),
+            ca_file=self._file(table, at, "ca_file"),
+            certificate_fingerprint=self._fingerprint(table, at),
+            insecure=self._flag(table, "insecure", at),
             retries=self._retries(table.get("retries", {}), (*at, "retries")),
         )
-        if place.scheme == "file":
-            for key in ("identity_file", "password_command", "password_file", "host_keys"):
-                if key in table:
-                    self._fail((*at, key), f"{key} means nothing for a folder", "take it out")
-        if tier.password_command and tier.password_file:
-            self._fail((*at, "password_file"), "both password_command and password_file", "keep one of them")
+        self._check_keys_of(table, at, place.scheme)
+        if place.scheme == "ftp" and not tier.insecure:
+            self._fail((*at, "url"), "ftp:// sends the password for all to read", INSECURE)
         return tier
+
+    def _check_keys_of(self, table: Mapping[str, Any], at: tuple[Any, ...], scheme: str) -> None:
+        """What this kind of place has no use for, and what excludes each other."""
+        for key in table:
+            if key not in _KEYS_OF[scheme] and any(key in keys for keys in _KEYS_OF.values()):
+                kind = "a folder" if scheme == "file" else f"{scheme}://"
+                self._fail((*at, key), f"{key} means nothing for {kind}", "take it out")
+        for one, other in (_LOGIN_KEYS, ("ca_file", "certificate_fingerprint")):
+            if one in table and other in table:
+                self._fail((*at, other), f"both {one} and {other}", "keep one of them")
+
+    def _fingerprint(self, table: Mapping[str, Any], at: tuple[Any, ...]) -> str | None:
+        key = "certificate_fingerprint"
+        text = self._text_of(table, at, key)
+        try:
+            return read_fingerprint(text) if text is not None else None
+        except Usage as error:
+            self._fail((*at, key), error.what, error.remedy)
 
     def _tier_id(self, table: Mapping[str, Any], at: tuple[Any, ...]) -> bytes | None:
         text = self._text_of(table, at, "tier_id")
@@ -196,10 +228,10 @@ class _Reader:
             self._fail((*at, key), f"{key} must be a list of texts", f'write {key} = ["…", "…"]')
         return value
 
-    def _flag(self, table: Mapping[str, Any], key: str) -> bool:
+    def _flag(self, table: Mapping[str, Any], key: str, at: tuple[Any, ...] = ()) -> bool:
         value = table.get(key, False)
         if not isinstance(value, bool):
-            self._fail((key,), f"{key} must be true or false", f"write {key} = true")
+            self._fail((*at, key), f"{key} must be true or false", f"write {key} = true")
         return value
 
     def _command(self, table: Mapping[str, Any], at: tuple[Any, ...], key: str) -> tuple[str, ...] | None:

@@ -75,6 +75,12 @@ def _tier(tier: TierConfig) -> Iterable[str]:
         yield f"password_file = {_text(tier.password_file)}"
     if tier.password_command:
         yield f"password_command = {_list(tier.password_command)}"
+    if tier.ca_file:
+        yield f"ca_file = {_text(tier.ca_file)}"
+    if tier.certificate_fingerprint:
+        yield f"certificate_fingerprint = {_text('SHA256:' + tier.certificate_fingerprint)}"
+    if tier.insecure:
+        yield "insecure = true"
 
 
 def _source(source: bytes) -> str:

@@ -11,10 +11,11 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from tandem_agent.config import Config, TierConfig
 from tandem_agent.passphrase import tier_password
-from tandem_agent.places import Place
+from tandem_agent.places import INSECURE, Place
 from tandem_agent.state import State
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
@@ -32,6 +33,11 @@ from tandem_protocol.stores.retrying import RetryingStore, RetryPolicy
 
 AGENT_KEY = "agent.key"
 LOCK = "lock"
+_FTP_TLS: dict[str, Literal["explicit", "implicit", "none"]] = {
+    "ftpes": "explicit",
+    "ftps": "implicit",
+    "ftp": "none",
+}
 
 
 @dataclass
@@ -186,12 +192,14 @@ def make_retrying(
 
 
 def make_store(config: Config, tier: TierConfig, make_root: bool = False) -> Store:
-    """An unopened store of one tier. The SSH library is loaded only for those that need it."""
+    """An unopened store of one tier. Libraries are loaded only for those that need them."""
     place = tier.place
     if place.scheme == "file":
         from tandem_protocol.stores.directory import DirectoryStore
 
         return DirectoryStore(place.path, make_root=make_root)
+    if place.scheme in _FTP_TLS:
+        return _make_ftp_store(tier, make_root)
     from tandem_protocol.stores.sftp import SftpStore
     from tandem_protocol.stores.sftp_transport import SftpTarget
 
@@ -205,6 +213,26 @@ def make_store(config: Config, tier: TierConfig, make_root: bool = False) -> Sto
         known_hosts=(*pinned_lines(config, place), *tier.host_keys),
     )
     return SftpStore(target, make_root=make_root)
+
+
+def _make_ftp_store(tier: TierConfig, make_root: bool) -> Store:
+    from tandem_protocol.stores.ftp import FtpStore
+    from tandem_protocol.stores.ftp_target import FtpTarget
+
+    place = tier.place
+    if place.scheme == "ftp" and not tier.insecure:
+        raise Usage(f"{place.url}: plain FTP sends the password for all to read", INSECURE)
+    target = FtpTarget(
+        host=place.host,
+        port=place.port,
+        user=place.user,
+        password=tier_password(tier),
+        path=place.path,
+        tls=_FTP_TLS[place.scheme],
+        ca_file=tier.ca_file,
+        certificate_fingerprint=tier.certificate_fingerprint,
+    )
+    return FtpStore(target, make_root=make_root)
 
 
 def host_alias(place: Place) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import pytest
-from tests.conformance.places import MemoryPlace, Place, opened
+from tests.conformance.places import FtpPlace, MemoryPlace, Place, opened
 from tests.support.asyncssh_server import plain_server
 from tests.support.embedded import EmbeddedServer, embedded_server
+from tests.support.ftpservers import FtpServer, running_ftp
 from tests.support.requirements import require_program
 from tests.support.sshd import Sshd, running_sshd
 
@@ -19,6 +20,11 @@ from tandem_protocol.stores.retrying import RetryingStore, RetryPolicy
 from tandem_protocol.stores.sftp import SftpStore
 from tandem_protocol.stores.sftp_transport import SftpTarget
 
+FTP_KINDS = [
+    *["vsftpd-none", "vsftpd-explicit", "vsftpd-implicit"],
+    *["proftpd-none", "proftpd-explicit", "proftpd-implicit"],
+    *["pureftpd-none", "pureftpd-explicit"],
+]
 KINDS = [
     "directory",
     "memory",
@@ -28,6 +34,7 @@ KINDS = [
     "embedded-ssh",
     "embedded-paramiko",
     "password",
+    *FTP_KINDS,
 ]
 
 
@@ -40,6 +47,21 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     with embedded_server(tmp_path_factory.mktemp("embedded")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ftp_servers() -> Iterator[Callable[[str], FtpServer]]:
+    """Gives the running server of a kind in `FTP_KINDS`, started when it is first asked for."""
+    started: dict[str, FtpServer] = {}
+    with ExitStack() as stack:
+
+        def server(kind: str) -> FtpServer:
+            if kind not in started:
+                program, _, tls = kind.partition("-")
+                started[kind] = stack.enter_context(running_ftp(program, tls))
+            return started[kind]
+
         yield server
 
 
@@ -60,6 +82,8 @@ async def place(
     elif kind == "password":
         async with plain_server(root) as server:
             yield Place(root, lambda path, make: SftpStore(server.target(path=str(path)), make), resumes=True)
+    elif kind in FTP_KINDS:
+        yield FtpPlace(request.getfixturevalue("ftp_servers")(kind), tmp_path.name)
     else:
         carrier = kind.rpartition("-")[2]
         if carrier == "ssh":

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from tests.support.ftpservers import FtpServer
+
 from tandem_protocol.store import Store
+from tandem_protocol.stores.ftp import FtpStore
 from tandem_protocol.stores.memory import MemoryStore
 
 
@@ -34,6 +37,24 @@ class Place:
     def names(self) -> set[str]:
         """Every file that is there."""
         return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file()}
+
+
+class FtpPlace(Place):
+    """A folder of a running FTP server. What is planted there belongs to the user who serves."""
+
+    def __init__(self, server: FtpServer, name: str) -> None:
+        self.server = server
+        super().__init__(
+            server.folder_for(name), lambda path, make: FtpStore(server.target(path), make), resumes=True
+        )
+
+    def plant(self, name: str | bytes, data: bytes) -> None:
+        super().plant(name, data)
+        self.server.give(self.root / os.fsdecode(name))
+
+    def plant_folder(self, name: str) -> None:
+        super().plant_folder(name)
+        self.server.give(self.root / name)
 
 
 class MemoryPlace(Place):

@@ -68,7 +68,7 @@ def test_relative_names_begin_at_the_configuration_file() -> None:
         (('"vault"', '"Vault!"'), 5, "'Vault!'", "a to z"),
         (('"remote"', '"vault"'), 9, "two tiers are called vault", "another name"),
         (("sftp://", "gopher://"), 10, "gopher://", "file://"),
-        (("sftp://", "ftp://"), 10, "not in this version", "sftp://"),
+        (("sftp://", "ftp://"), 11, "identity_file means nothing for ftp://", "take it out"),
         (("branch7@", "branch7:hunter2@"), 10, "a password in the URL", "password_command"),
         (('["/srv/data"]', '"/srv/data"'), 1, "sources must be a list", "["),
         (('["/srv/data"]', "[1]"), 1, "sources must be a list", "["),

@@ -95,6 +95,28 @@ def common_options(function: F) -> F:
     return function
 
 
+_FTP_OPTIONS = (
+    click.option(
+        "--insecure", is_flag=True, help="Allow ftp://, which sends passwords in the clear (not contents)."
+    ),
+    click.option(
+        "--certificate-fingerprint",
+        metavar="SHA256:…",
+        help="The TLS certificate that the server of ftpes:// or ftps:// has to show.",
+    ),
+    click.option(
+        "--ca-file", metavar="FILE", help="Authorities that vouch for it, in place of the system's."
+    ),
+)
+
+
+def ftp_options(function: F) -> F:
+    """Add what says how far an FTP server is trusted."""
+    for option in _FTP_OPTIONS:
+        function = option(function)
+    return function
+
+
 def run_async(main: Coroutine[Any, Any, T]) -> T:
     """Run ``main`` to its end. SIGINT, SIGTERM and SIGHUP cancel it; `StopRequestedError` is raised when it
     has cleaned up. A second signal ends the process at once (what is written is safe at every moment)."""

@@ -13,7 +13,7 @@ import click
 from tandem_protocol.errors import Refused, Usage
 
 from . import output
-from .common import Settings, common_options, run_async
+from .common import Settings, common_options, ftp_options, run_async
 from .sources import checked_sources
 
 if TYPE_CHECKING:
@@ -30,15 +30,17 @@ if TYPE_CHECKING:
     "tiers",
     multiple=True,
     metavar="NAME=URL",
-    help="A folder, file:///FOLDER or sftp://USER@HOST:PORT/FOLDER. Repeatable; read in this order.",
+    help="A folder, file:///FOLDER, or USER@HOST:PORT/FOLDER after sftp://, ftpes:// or ftps://. Repeatable; "
+    "read in this order.",
 )
 @click.option(
     "--exclude", multiple=True, metavar="PATTERN", help="Leave out what matches (as in .gitignore)."
 )
 @click.option("--one-file-system", is_flag=True, help="Do not go into file systems mounted inside a source.")
 @click.option("--identity-file", metavar="FILE", help="SSH private key for the sftp tiers.")
-@click.option("--password-file", metavar="FILE", help="File with the login password for the sftp tiers.")
+@click.option("--password-file", metavar="FILE", help="File with the login password for the servers.")
 @click.option("--password-command", metavar="COMMAND", help="Command that prints that password.")
+@ftp_options
 @click.option(
     "--state-dir", metavar="DIR", help="Where the local state is kept (else the user's state folder)."
 )
@@ -115,10 +117,18 @@ def _draft(arguments: dict[str, Any]) -> str:
             )
         place = parse_place(url, os.getcwd())
         lines += ["[[tier]]", f"name = {json.dumps(name)}", f"url = {json.dumps(place.url)}"]
-        if place.scheme == "sftp":
-            for key in ("identity_file", "password_file"):
-                if arguments[key]:
-                    lines.append(f"{key} = {json.dumps(_absolute(arguments[key]))}")
+        if place.scheme == "sftp" and arguments["identity_file"]:
+            lines.append(f"identity_file = {json.dumps(_absolute(arguments['identity_file']))}")
+        if place.scheme in ("ftpes", "ftps"):
+            if arguments["ca_file"]:
+                lines.append(f"ca_file = {json.dumps(_absolute(arguments['ca_file']))}")
+            if arguments["certificate_fingerprint"]:
+                lines.append(f"certificate_fingerprint = {json.dumps(arguments['certificate_fingerprint'])}")
+        if place.scheme == "ftp" and arguments["insecure"]:
+            lines.append("insecure = true")
+        if place.scheme != "file":
+            if arguments["password_file"]:
+                lines.append(f"password_file = {json.dumps(_absolute(arguments['password_file']))}")
             if arguments["password_command"]:
                 lines.append(f"password_command = {json.dumps(shlex.split(arguments['password_command']))}")
     return "\n".join(lines)

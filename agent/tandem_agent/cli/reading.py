@@ -16,7 +16,7 @@ import click
 from tandem_protocol.errors import Refused, Usage
 
 from . import output
-from .common import Settings
+from .common import Settings, ftp_options
 
 if TYPE_CHECKING:
     from ..config import Config, TierConfig
@@ -31,6 +31,7 @@ _OPTIONS = (
     ),
     click.option("--identity-file", metavar="FILE", help="SSH private key for --from."),
     click.option("--password-file", metavar="FILE", help="File with the login password for --from."),
+    ftp_options,
     click.option(
         "--accept-host-key",
         "accepted",
@@ -80,7 +81,7 @@ async def _place_alone(where: Mapping[str, Any]) -> Config:
     """A configuration with one tier, called by its URL, and no repository of its own. A server whose key
     was confirmed by ``init`` for this user's usual repository is known."""
     from ..config import Config, TierConfig, default_state_dir
-    from ..places import parse_place
+    from ..places import parse_place, read_fingerprint
 
     place = parse_place(where["url"], os.getcwd())
     tier = TierConfig(
@@ -89,6 +90,11 @@ async def _place_alone(where: Mapping[str, Any]) -> Config:
         identity_file=_absolute(where["identity_file"]),
         password_file=_absolute(where["password_file"]),
         host_keys=tuple(where["accepted"]),
+        ca_file=_absolute(where["ca_file"]),
+        certificate_fingerprint=read_fingerprint(where["certificate_fingerprint"])
+        if where["certificate_fingerprint"]
+        else None,
+        insecure=where["insecure"],
     )
     config = Config(tiers=(tier,), state_dir=default_state_dir())
     if tier.place.scheme == "sftp" and not tier.host_keys:

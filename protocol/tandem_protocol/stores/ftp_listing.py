@@ -17,7 +17,7 @@ _LIST = re.compile(
     r"(?P<kind>[-d])\S{9,10}\s+\d+\s+\S+\s+\S+\s+(?P<size>\d{1,18})\s+"
     r"[A-Za-z]{3}\s+\d{1,2}\s+(?:\d{1,2}:\d\d|\d{4})\s(?P<name>\S+)"
 )
-_IS_LS = re.compile(r"[-a-zA-Z][-rwxsStT]{9}|total \d+$")
+_IS_WHOLE = {True: re.compile(r"[^ =;]+=[^;]*;"), False: re.compile(r"[-a-zA-Z][-rwxsStT]{9}|total \d+$")}
 
 
 def entries_of(data: bytes, with_facts: bool) -> list[Entry]:
@@ -29,7 +29,7 @@ def entries_of(data: bytes, with_facts: bool) -> list[Entry]:
         entry = _with_facts(line) if with_facts else _like_ls(line)
         if entry is not None:
             entries[entry.name] = entry
-        elif line and not with_facts and not _IS_LS.match(line):
+        elif line and not _IS_WHOLE[with_facts].match(line):
             # The rest of a name with a line break: what stood before it was no whole name.
             entries.pop(latest, None)
         latest = entry.name if entry is not None else ""

@@ -28,7 +28,7 @@ PIN = (
 )
 _HOST = re.compile(r"[A-Za-z0-9_.:%-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_FINGERPRINT = re.compile(r"(?:sha-?256[:=\s])?((?:[0-9a-f]{2}:?){31}[0-9a-f]{2})", re.IGNORECASE)
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FtpTarget:
 
     ``tls`` "explicit" begins plain and demands AUTH TLS before the login; "implicit" is TLS from the first
     byte; "none" sends all in the clear. At most one of ``ca_file`` (PEM) and ``certificate_fingerprint``
-    (SHA-256 of the certificate, 64 hex digits); without both the system's authorities judge.
+    (SHA-256 of the certificate, 64 lower-case hex digits); without both the system's authorities judge.
     ``deadline_s`` is how long a reply, or the next 256 KiB of a transfer, may take.
     """
 
@@ -67,9 +67,8 @@ class FtpTarget:
         if self.certificate_fingerprint is not None:
             if self.ca_file is not None:
                 raise Usage("both ca_file and certificate_fingerprint", "keep one of them")
-            object.__setattr__(
-                self, "certificate_fingerprint", read_fingerprint(self.certificate_fingerprint)
-            )
+            if not _FINGERPRINT.fullmatch(self.certificate_fingerprint):
+                raise Usage("a certificate fingerprint is 64 hex digits in lower case")
 
     @property
     def place(self) -> str:
@@ -81,16 +80,6 @@ class FtpTarget:
     @property
     def server(self) -> str:
         return f"{self.host}, port {self.port}"
-
-
-def read_fingerprint(text: str) -> str:
-    """64 lowercase hex digits of a SHA-256 fingerprint as people and openssl write it; else `Usage`."""
-    found = _FINGERPRINT.fullmatch(text.strip())
-    if found is None:
-        raise Usage(
-            f"{text[:100]!r} is not a certificate's SHA-256 fingerprint", "write SHA256: and 64 hex digits"
-        )
-    return found.group(1).replace(":", "").lower()
 
 
 def fingerprint_of(certificate: bytes) -> str:
