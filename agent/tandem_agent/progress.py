@@ -6,6 +6,7 @@ is added to may be a moment old, which is all a progress line needs. No output h
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -33,6 +34,8 @@ class Progress:
     current_path: bytes = b""
     phase: str = ""
     tiers: dict[str, TierProgress] = field(default_factory=dict)
+    read_from: Callable[[], Mapping[str, int]] | None = None
+    """Bytes that each tier gave so far, where something is read from tiers."""
 
     def tier(self, name: str) -> TierProgress:
         """The counters of the tier called ``name``, made at first use."""

@@ -86,6 +86,7 @@ async def restore(
     progress.phase = "restoring"
     selection = Selection(paths)
     fetcher = Fetcher(view.ring, view.tiers, view.index)
+    progress.read_from = lambda: fetcher.read_from
     snapshot = await read_snapshot(fetcher, snapshot_name)
     if not selection.paths:
         progress.bytes_total_estimate = snapshot.stats.get("bytes", 0)

@@ -146,6 +146,11 @@ def test_the_states_of_the_tiers_are_shown() -> None:
     ]
 
 
+def test_what_a_restore_reads_from_each_tier_is_shown() -> None:
+    progress = Progress(read_from=lambda: {"vault": 2_000_000, "remote": 0})
+    assert View(progress, lambda: 0.0).lines()[1:] == ["  vault   2.0 MB read", "  remote  0 B read"]
+
+
 async def test_without_a_terminal_waiting_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     told = asyncio.Event()

@@ -135,7 +135,8 @@ class View:
     def _tier_lines(self) -> list[str]:
         states = {tier.name: (str(tier.state), _why(tier)) for tier in self._tiers}
         counters = dict(self._progress.tiers)
-        names = list(dict.fromkeys([*states, *counters]))
+        given = self._progress.read_from() if self._progress.read_from is not None else {}
+        names = list(dict.fromkeys([*states, *counters, *given]))
         width = max((len(name) for name in names), default=0)
         lines = []
         for name in names:
@@ -145,6 +146,8 @@ class View:
                 waiting = max(0, counter.queued_bytes - counter.sent_bytes)
                 parts += [counter.state if not state else "", f"{output.size(counter.sent_bytes)} sent"]
                 parts.append(f"{output.size(waiting)} waiting" if waiting else "")
+            if name in given:
+                parts.append(f"{output.size(given[name])} read")
             if state not in ("online", "syncing"):
                 parts.append(output.shown(reason))
             lines.append(f"  {name:<{width}}  {', '.join(filter(None, parts))}")
