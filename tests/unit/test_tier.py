@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ from tandem_protocol.errors import SecondInstallation, Unavailable
 from tandem_protocol.identity import Identity
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import State
+
+
+class Killed(BaseException):
+    """Ends a process where it is."""
 
 
 @pytest.fixture
@@ -144,6 +149,30 @@ async def test_an_unreadable_claim_where_nothing_of_ours_is_under_way_is_told(of
         place.shared[names.claim_path(2)] = b"torn"
     with pytest.raises(SecondInstallation, match="which we never wrote"):
         await office.write()
+
+
+@pytest.mark.parametrize("dead", [True, False])
+async def test_an_identity_being_mended_when_all_ends_is_mended_the_next_time(
+    office: Office, dead: bool
+) -> None:
+    """Killed, or the link lost, between moving it aside and writing it again: not for ever without identity."""
+    await office.init()
+    await office.write()
+    place = vault_of(office)
+    good = place.shared[names.IDENTITY]
+    place.damage(names.IDENTITY)
+
+    def hook(verb: str, name: str) -> bool:
+        if (verb, name) == ("create", names.IDENTITY):
+            place.hook = None
+            raise Killed if dead else Unavailable("the link broke once")
+        return True
+
+    place.hook = hook
+    with suppress(Killed):
+        await office.contacted()
+    assert await both_online(office)
+    assert place.shared[names.IDENTITY] == good
 
 
 # Who it is

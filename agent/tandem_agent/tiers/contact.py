@@ -64,6 +64,10 @@ async def _read_identity(store: Store) -> Identity | Fault | None:
     try:
         return _decoded(decode_identity, await store.read(names.IDENTITY, 0, MAX_SIZE + 1))
     except Missing:
+        # One that was moved aside and not yet written again when the agent or its link died is still damage.
+        async for entry in store.list(names.DAMAGED):
+            if entry.name.startswith(f"{names.IDENTITY}."):
+                return Fault.DAMAGED
         return None
 
 
