@@ -36,6 +36,10 @@ from tandem_protocol.errors import Usage
         (["foo/*"], "foo/a", True),
         (["foo/*"], "x/foo/a", False),
         (["caf*"], "café", True),
+        (["*.tmp", "!a.tmp"], "x/y/a.tmp", False),
+        (["*.tmp", "!a.tmp"], "x/y/b.tmp", True),
+        (["build/", "x"], "a/build/", True),
+        (["build/", "x"], "a/x", True),
     ],
 )
 def test_patterns(patterns: list[str], path: str, excluded: bool) -> None:

@@ -24,8 +24,9 @@ from tandem_protocol.frames import Frame
 from tandem_protocol.index import PackEntry
 
 _MANIFEST = "manifest"
-_VERSION = 1
-_DELTA_LIMIT = 150_000
+_VERSION = 2
+_DELTA_LIMIT = 60_000
+_MOST_RUNS = 3
 _SUM = 16
 
 
@@ -179,7 +180,9 @@ class BlobIndex:
             path = self._new_path()
             write_records(path, records)
             runs = [Run(path), *self._runs]
-            while len(runs) > 1 and runs[1].count < 2 * runs[0].count:
+            # A lookup asks every run, so they are few; each is much larger than the one before it, so that
+            # not all is written again each time.
+            while len(runs) > 1 and (runs[1].count < 2 * runs[0].count or len(runs) > _MOST_RUNS):
                 path = self._new_path()
                 write_merged(path, runs[:2])
                 runs[:2] = [Run(path)]

@@ -20,10 +20,10 @@ from blake3 import blake3
 from tandem_protocol.errors import Corrupt
 
 KEY = 16
-RECORD = struct.Struct("<16sIHHII")
-"""First 16 bytes of the id, pack number, frame number in the pack, checksum, offset in the frame, length."""
+RECORD = struct.Struct("<16sIHIIH")
+"""First 16 bytes of the id, pack number, frame number in the pack, offset in the frame, length, checksum."""
 
-_TAIL = struct.Struct("<IHHII")
+_TAIL = struct.Struct("<IHIIH")
 _BARE = struct.Struct("<16sIHII")
 _HEADER = struct.Struct("<8sQ32s")
 _MAGIC = b"tdmrun1\0"
@@ -38,9 +38,8 @@ Place = tuple[int, int, int, int]
 
 def encode_record(key: bytes, place: Place) -> bytes:
     """One record; its 16-bit checksum tells a damaged one."""
-    pack, frame, offset, length = place
-    check = crc32(_BARE.pack(key, pack, frame, offset, length)) & 0xFFFF
-    return RECORD.pack(key, pack, frame, check, offset, length)
+    bare = _BARE.pack(key, *place)
+    return bare + (crc32(bare) & 0xFFFF).to_bytes(2, "little")
 
 
 class Run:
@@ -70,36 +69,35 @@ class Run:
         self._bytes = self._map
         self._table = memoryview(self._map)[_HEADER.size : _FIRST].cast("I")
 
-    def group(self, number: int) -> bytes:
-        """The records whose ids begin with the two bytes that ``number`` is."""
-        table = self._table
-        return self._bytes[_FIRST + table[number] * _SIZE : _FIRST + table[number + 1] * _SIZE]
-
     def counts(self) -> Iterator[int]:
         """The number of records of each group."""
         table = self._table
         return map(sub, table[1:], table[:-1])
 
-    def records(self) -> Iterator[bytes]:
-        """All records, group by group."""
-        data = self._bytes[_FIRST:]
-        return (data[at : at + _SIZE] for at in range(0, len(data), _SIZE))
+    def groups(self) -> Iterator[bytes]:
+        """The records of each group, read from the file: mapped, all of it would count as this process's
+        memory."""
+        with open(self.path, "rb", buffering=1 << 20) as file:
+            file.seek(_FIRST)
+            for count in self.counts():
+                yield file.read(count * _SIZE)
 
-    def find(self, key: bytes, damaged: Callable[[], None]) -> list[Place]:
+    def find(self, key: bytes, damaged: Callable[[], None]) -> Sequence[Place]:
         """Places of the 16-byte ``key``. ``damaged`` is called for a record that is passed over as such."""
-        group = self.group(key[0] << 8 | key[1])
-        at = group.find(key)
+        table, group = self._table, key[0] << 8 | key[1]
+        records = self._bytes[_FIRST + table[group] * _SIZE : _FIRST + table[group + 1] * _SIZE]
+        at = records.find(key)
         if at < 0:
-            return []
+            return ()
         places: list[Place] = []
         while at >= 0:
             if at % _SIZE == 0:
-                pack, frame, check, offset, length = _TAIL.unpack_from(group, at + KEY)
-                if crc32(_BARE.pack(key, pack, frame, offset, length)) & 0xFFFF == check:
-                    places.append((pack, frame, offset, length))
+                *place, check = _TAIL.unpack_from(records, at + KEY)
+                if crc32(records[at : at + _BARE.size]) & 0xFFFF == check:
+                    places.append(tuple(place))
                 else:
                     damaged()
-            at = group.find(key, at + 1)
+            at = records.find(key, at + 1)
         return places
 
 
@@ -127,8 +125,14 @@ def write_records(path: str, records: list[bytes]) -> None:
 def write_merged(path: str, runs: Sequence[Run]) -> None:
     """Write a run of all records of several runs."""
     if sum(run.count for run in runs) <= _GROUPS:
-        write_records(path, [record for run in runs for record in run.records()])
+        records = [
+            group[at : at + _SIZE]
+            for run in runs
+            for group in run.groups()
+            for at in range(0, len(group), _SIZE)
+        ]
+        write_records(path, records)
         return
     counts = [sum(numbers) for numbers in zip(*(run.counts() for run in runs), strict=True)]
-    parts = (run.group(number) for number in range(_GROUPS) for run in runs)
+    parts = (part for parts in zip(*(run.groups() for run in runs), strict=True) for part in parts)
     write_run(path, parts, counts)

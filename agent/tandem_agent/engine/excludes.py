@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
@@ -34,10 +35,18 @@ class Excluder:
                 self._rules.append((made.regex, made.include))
         self._rules.reverse()
         self.active = bool(self._rules)
+        # A pattern without a slash asks for the last part alone, and the same names come again and again.
+        self._by_name = not any("/" in pattern.strip().rstrip("/") for pattern in patterns)
+        self._decide_name = lru_cache(maxsize=1 << 14)(self._decide)
 
     def excluded(self, relative: bytes, is_folder: bool) -> bool:
         """Whether ``relative`` (below the source, no slash in front) is to be left out. The folders that it
         is in are taken to be in."""
+        if self._by_name:
+            return self._decide_name(relative[relative.rfind(b"/") + 1 :], is_folder)
+        return self._decide(relative, is_folder)
+
+    def _decide(self, relative: bytes, is_folder: bool) -> bool:
         text = relative.decode("utf-8", "surrogateescape")
         if is_folder:
             text += "/"
