@@ -36,7 +36,7 @@ UNPACKED = "/usr/local/lib/tandem-ftp-servers"
 KINDS = ("vsftpd", "proftpd", "pureftpd")
 USER, PASSWORD = "ftp", "correct-horse"
 HASHED = "$5$tandem$.DXaHJyrWZyePaIvv4PHrR6VbMFmThjz12UtWwvOydD"
-"""`PASSWORD` as ProFTPD takes it."""
+"""`PASSWORD` as ProFTPD and Pure-FTPD take it."""
 
 _PATIENCE_S = 20
 
@@ -219,17 +219,11 @@ class Pureftpd(FtpServer):
 
     def command(self) -> list[str]:
         users = self.folder / "users"
-        if not users.exists():
-            subprocess.run(
-                [
-                    *[find_server("pure-pw", "bin"), "useradd", USER, "-f", str(users)],
-                    *["-m", "-F", f"{users}.pdb", "-d", str(self.root)],
-                    *["-u", str(self.owner.pw_uid), "-g", str(self.owner.pw_gid)],
-                ],
-                input=f"{PASSWORD}\n{PASSWORD}\n".encode(),
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
+        # Written by hand: pure-pw itself would make a hash that takes a second of every login.
+        ids = f"{self.owner.pw_uid}:{self.owner.pw_gid}"
+        users.write_text(f"{USER}:{HASHED}:{ids}::{self.root}/./{':' * 12}\n")
+        make = [find_server("pure-pw", "bin"), "mkdb", f"{users}.pdb", "-f", str(users)]
+        subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
         command = [find_server("pure-ftpd"), "-S", f"{self.host},{self.port}", "-l", f"puredb:{users}.pdb"]
         # Jailed, no anonymous logins, no name look-ups, IPv4, users from 1 on, up to 200 sessions.
         command += ["-A", "-E", "-H", "-4", "-u", "1", "-C", "200", "-c", "200", "-g", f"{self.folder}/pid"]
