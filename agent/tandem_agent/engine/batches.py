@@ -8,6 +8,7 @@ writing are not done here.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from dataclasses import dataclass, field
@@ -35,6 +36,9 @@ from tandem_protocol.tree import FILE, SYMLINK, Entry
 
 _MAX_NODES = 20_000
 _MAX_CHECKED = 64 << 30  # Larger files are written again rather than compared: their plan is held meanwhile.
+
+_FIRST_SHARE = 16  # The first window is small, so that reading starts at once; each is twice the one before.
+_BREATH = 256
 
 Group = tuple[int, int] | None
 First = tuple[bytes, bytes, FileJob | None]
@@ -98,7 +102,8 @@ class Planner:
         self._walker = TreeWalker(fetcher.blob)
         self._firsts: dict[tuple[int, int], First] = {}
         self._spots: list[Spot | None] = []
-        self._batch = Batch(Window(self._limits))
+        self._share = _FIRST_SHARE
+        self._batch = Batch(Window(self._limits.part(self._share)))
 
     async def run(self, root: bytes, selection: Selection) -> None:
         """Plan everything selected below ``root`` and give it out."""
@@ -121,7 +126,8 @@ class Planner:
         await self._give_out()
 
     async def _give_out(self) -> None:
-        batch, self._batch = self._batch, Batch(Window(self._limits))
+        self._share = max(1, self._share // 2)
+        batch, self._batch = self._batch, Batch(Window(self._limits.part(self._share)))
         await self._orders.emit(batch)
 
     def _enter(self, folder: Folder) -> Spot | None:
@@ -153,7 +159,9 @@ class Planner:
         spot = self._spots[-1]
         if spot is None:
             return
-        for entry in entries:
+        for number, entry in enumerate(entries):
+            if number % _BREATH == 0:
+                await asyncio.sleep(0)  # Reads that have come meanwhile go to the workers first.
             owner = self._owners.of(entry, users, groups)
             linked = (entry[9] or {}).get("l")
             group = None if linked is None else (linked[0], linked[1])
@@ -219,11 +227,10 @@ class Planner:
             await self._pieces(job, check)
 
     def _place(self, job: FileJob, block: bytes) -> Place | None:
-        places = self._fetcher.places(block)
-        if places:
-            return places[0]
-        self._orders.lose(job, DAMAGED, f"block {block.hex()[:16]} is in no index")
-        return None
+        place = self._fetcher.place(block)
+        if place is None:
+            self._orders.lose(job, DAMAGED, f"block {block.hex()[:16]} is in no index")
+        return place
 
     def _single(self, job: FileJob) -> None:
         """The way of nearly all files: one blob, no holes."""

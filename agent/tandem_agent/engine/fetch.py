@@ -201,6 +201,12 @@ class Fetcher:
             found.sort(key=lambda place: self._rank(self.index.pack(place[0]).name))
         return found
 
+    def place(self, block: bytes) -> Place | None:
+        """The first of `places`, quickly: asked for each of millions of files, nearly all in one place."""
+        found = iter(self.index.lookup(block))
+        first = next(found, None)
+        return first if next(found, None) is None else self.places(block)[0]
+
     def _rank(self, name: bytes) -> int:
         for rank, tier in enumerate(self._tiers):
             if tier.fault is None and tier.has(name):

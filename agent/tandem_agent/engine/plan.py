@@ -7,7 +7,7 @@ frame that two windows share is read twice, which costs one frame at each border
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 MERGE_GAP = 512 * 1024
@@ -52,6 +52,10 @@ class Limits:
     max_uses: int = MAX_USES
     merge_gap: int = MERGE_GAP
     max_range: int = MAX_RANGE
+
+    def part(self, share: int) -> Limits:
+        """The same for a window of one ``share``-th."""
+        return replace(self, max_bytes=self.max_bytes // share, max_uses=self.max_uses // share)
 
 
 class Window(Generic[T]):

@@ -78,7 +78,7 @@ class FileJob:
         return self.entry[7] if self.extents is None else self.starts[-1]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Piece:
     """A blob of a file: where it is in the raw frame, and where it goes in the content (``position``).
     ``whole``: it is all of a file that has no holes."""
