@@ -193,8 +193,6 @@ UseReverseDNS off
 WtmpLog off
 TransferLog none
 DelayTable none
-AllowOverwrite on
-AllowStoreRestart on
 MaxInstances none
 PidFile {self.folder}/pid
 ScoreboardFile {self.folder}/scoreboard
@@ -209,6 +207,8 @@ TLSECCertificateKeyFile {self.certificate}
 {"TLSOptions UseImplicitSSL" if self.tls == "implicit" else ""}
 </IfModule>
 """
+        if "AllowOverwrite" not in self.extra:  # of two such lines the first would hold
+            settings += "AllowOverwrite on\nAllowStoreRestart on\n"
         config = self.folder / "proftpd.conf"
         config.write_text(settings + self.extra)
         return [program, "-n", "-q", "-c", str(config)]

@@ -337,7 +337,6 @@ def replying(command: str, reply: str) -> type[ScriptedFtp]:
         ("user", "421 There are too many connections", Unavailable),
         ("stor", "552 Quota exceeded", Full),
         ("stor", "452 Insufficient storage", Full),
-        ("stor", "451 Failure writing to local file.", Full),
         ("stor", "550 Permission denied.", Refused),
         ("stor", "425 Failed to establish connection.", Unavailable),
         ("stor", "421 Timeout.", Unavailable),

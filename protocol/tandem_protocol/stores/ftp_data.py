@@ -6,6 +6,7 @@ acknowledged by the other side's system, where this one can tell; else it is tol
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import ssl
@@ -26,6 +27,10 @@ MAX_LISTING = 64 * 1024 * 1024
 """Bytes of a listing."""
 
 _CUT_LISTING = ("truncated",)
+
+# What a full disk makes vsftpd, ProFTPD and Pure-FTPD say: "451 Failure writing to local file", "451 Transfer
+# aborted. Input/output error", "451 Error during write to file".
+_CANNOT_WRITE = re.compile(r"input/output error|\bwrit", re.IGNORECASE)
 
 
 class FtpData:
@@ -78,9 +83,17 @@ class FtpData:
             except OSError as error:
                 self._blame(error)
                 raise
-            self._link.voidresp()
+            self._end_of_upload()
         if done > told:
             sent(done - told)
+
+    def _end_of_upload(self) -> None:
+        try:
+            self._link.voidresp()
+        except ReplyError as error:
+            if error.code == 451 and _CANNOT_WRITE.search(error.text):
+                raise ReplyError(452, error.text) from error
+            raise
 
     def receive(self, conn: socket.socket, view: memoryview, is_all: bool) -> int:
         """Bytes received into ``view``, fewer than it takes only if the server sent no more. ``is_all``: the
@@ -165,12 +178,10 @@ class FtpData:
     def _blame(self, error: OSError) -> None:
         """Raise why a data connection broke, if the server says so on the control connection."""
         try:
-            reply = self._link.getresp()
+            self._end_of_upload()
         except (OSError, EOFError):
             return
-        raise Unavailable(
-            f"{self._link.target.place}: the data connection broke ({error}), then {reply[:100]}"
-        ) from error
+        raise Unavailable(f"{self._link.target.place}: the data connection broke ({error})") from error
 
 
 def _unacknowledged(conn: socket.socket, done: int) -> int:

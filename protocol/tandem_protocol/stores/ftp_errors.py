@@ -22,8 +22,7 @@ PERMISSION = "check the account's rights on that folder of the server"
 LOOK_CLOSER = frozenset({450, 451, 501, 550, 553, 554})
 """Codes that may mean "it is not there", "its folder is not there" or "something is there already"."""
 
-# vsftpd says no more than this when a disk is full.
-_FULL = re.compile(r"no space|disk full|quota|not enough space|failure writing to local file", re.IGNORECASE)
+_FULL = re.compile(r"no space|disk full|quota|not enough space", re.IGNORECASE)
 _DENIED = re.compile(
     r"permission denied|access( is)? denied|not (permitted|allowed)|read-only", re.IGNORECASE
 )
@@ -48,7 +47,10 @@ def from_reply(error: ReplyError, doing: str) -> TandemError:
     """The error for a reply. ``doing`` says what was done to what ("read tandem on ftps://…")."""
     text = f"cannot {doing}: {error}"
     if error.code in (452, 552) or (error.code != 421 and _FULL.search(error.text)):
-        return Full(text, "make room on the server or have the quota raised; nothing was lost")
+        return Full(
+            text,
+            "make room on the server (or have the quota raised, or its disk looked at); nothing was lost",
+        )
     if error.code in (430, 530, 532):
         return Refused(text, LOGIN)
     if error.code in (500, 502, 504):
