@@ -271,3 +271,60 @@ def test_bad_urls_are_refused_without_their_password(url: str) -> None:
         parse_place(url, "/")
     assert error.value.remedy
     assert "secret" not in str(error.value)
+
+
+PIN = "5F:0C:" * 15 + "5F:0C"
+
+
+def ftp_tier(url: str, *lines: str) -> str:
+    return "\n".join(["[[tier]]", 'name = "remote"', f'url = "{url}"', *lines, ""])
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("ftpes://b@host/tandem", Place("ftpes", "tandem", "host", 21, "b")),
+        ("ftps://b@host//srv/tandem", Place("ftps", "/srv/tandem", "host", 990, "b")),
+        ("ftp://b@[::1]:2121/tandem", Place("ftp", "tandem", "::1", 2121, "b")),
+    ],
+)
+def test_ftp_urls(url: str, place: Place) -> None:
+    assert parse_place(url, "/") == place
+    assert place.url == url
+    assert parse_place(place.url, "/") == place
+
+
+def test_how_an_ftp_server_is_trusted_is_read_and_written_again() -> None:
+    text = ftp_tier(
+        "ftpes://b@host/tandem", f'certificate_fingerprint = "SHA256:{PIN}"', 'password_file = "p"'
+    )
+    tier = parse_config(text, AT).tiers[0]
+    assert tier.certificate_fingerprint == "5f0c" * 16
+    assert tier.password_file == "/etc/tandem/p"
+    plain = parse_config(ftp_tier("ftp://b@host/tandem", "insecure = true"), AT)
+    authority = parse_config(ftp_tier("ftps://b@host/tandem", 'ca_file = "ca.pem"'), AT)
+    assert authority.tiers[0].ca_file == "/etc/tandem/ca.pem"
+    for config in (parse_config(text, AT), plain, authority):
+        assert parse_config(render_config(config, write_state_dir=True), AT).tiers == config.tiers
+
+
+@pytest.mark.parametrize(
+    ("url", "line", "word"),
+    [
+        ("ftp://b@host/tandem", "", "for all to read"),
+        ("ftp://b@host/tandem", "insecure = false", "for all to read"),
+        ("ftp://b@host/tandem", 'insecure = "yes"', "true or false"),
+        ("ftpes://b@host/tandem", "insecure = true", "insecure means nothing for ftpes://"),
+        ("sftp://b@host/tandem", f'certificate_fingerprint = "{PIN}"', "means nothing for sftp://"),
+        ("/mnt/nas", 'ca_file = "x"', "ca_file means nothing for a folder"),
+        ("ftps://b@host/tandem", 'certificate_fingerprint = "5f0c"', "not a SHA-256 fingerprint"),
+        ("ftps://b@host/tandem", f'certificate_fingerprint = "{PIN}"\nca_file = "x"', "both ca_file and"),
+        ("ftps://b:secret@host/tandem", "", "a password in the URL"),
+        ("ftps://b@host", "", "no folder"),
+    ],
+)
+def test_mistakes_about_ftp_are_told(url: str, line: str, word: str) -> None:
+    with pytest.raises(Usage, match=word) as caught:
+        parse_config(ftp_tier(url, line), AT)
+    assert "secret" not in str(caught.value)
+    assert caught.value.remedy
