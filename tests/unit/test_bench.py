@@ -124,12 +124,22 @@ def test_tables_name_every_measured_row_and_verdict():
     assert "0.45  met" in report.terminal(run(), [])
 
 
+GROW = """
+import os, sys, time
+memory = bytearray(80_000_000)
+open(sys.argv[1], "w").close()
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.01)
+time.sleep(0.5)
+"""
+
+
 def test_measure_counts_descendants_and_reports_failure(tmp_path):
-    log = str(tmp_path / "log")
-    grow = f"{sys.executable} -c 'x = bytearray(80_000_000); import time; time.sleep(0.3)'"
-    cost = measure(["sh", "-c", f"{grow} & {grow}; wait"], log)
+    log, one, two = (str(tmp_path / name) for name in ("log", "one", "two"))
+    script = '"$1" -c "$2" "$3" "$4" & "$1" -c "$2" "$4" "$3"; wait'
+    cost = measure(["sh", "-c", script, "sh", sys.executable, GROW, one, two], log)
     assert 150 * MB < cost.peak < 300 * MB
-    assert cost.wall >= 0.3
+    assert cost.wall >= 0.5
     with pytest.raises(CommandFailed, match="ended with 3: sorry"):
         measure(["sh", "-c", "echo sorry; exit 3"], log)
 
