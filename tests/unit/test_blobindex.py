@@ -14,31 +14,12 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from tests.support.blobs import PER_FRAME, blob_id, pack_of
 
 from tandem_agent.engine import blobindex
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.engine.blobruns import RECORD, Run, encode_record, write_merged, write_records, write_run
-from tandem_protocol.envelope import DocType
 from tandem_protocol.errors import Corrupt
-from tandem_protocol.frames import Frame
-from tandem_protocol.index import PackEntry
-
-PER_FRAME = 50
-
-
-def blob_id(number: int) -> bytes:
-    return random.Random(number).randbytes(32)
-
-
-def pack_of(number: int, blobs: int, first: int = 0) -> PackEntry:
-    """A pack whose blobs are ``first`` and on, 50 to a frame, blob b of b % 1000 + 1 bytes."""
-    frames = []
-    for at in range(first, first + blobs, PER_FRAME):
-        own = range(at, min(at + PER_FRAME, first + blobs))
-        lengths = [blob % 1000 + 1 for blob in own]
-        ids = b"".join(map(blob_id, own))
-        frames.append(Frame(12 + at, 77, sum(lengths), 1, 0, blob_id(-1 - at), ids, lengths))
-    return PackEntry(blob_id(1 << 40 | number), 1 << 20, number + 1, DocType.DATA_PACK, 1, frames)
 
 
 @pytest.fixture
@@ -187,7 +168,8 @@ def test_large_runs_are_merged_group_by_group(folder: str) -> None:
 KILLED = """
 import sys
 sys.path.insert(0, {cwd!r})
-from tests.unit.test_blobindex import *
+from tests.support.blobs import blob_id, pack_of
+from tandem_agent.engine.blobindex import BlobIndex
 index = BlobIndex({folder!r})
 print("ready", flush=True)
 for number in range(len(index.pack_names()), 10000):
@@ -197,21 +179,23 @@ for number in range(len(index.pack_names()), 10000):
 """
 
 
+def kill_after(lines: int, folder: str) -> list[int]:
+    """Run the child until it has printed ``lines`` numbers, kill it; gives all that it printed."""
+    source = KILLED.format(cwd=os.getcwd(), folder=folder)
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", source], stdout=pipe, stderr=pipe, text=True) as child:
+        assert child.stdout is not None and child.stderr is not None
+        first = [child.stdout.readline() for _ in range(lines + 1)]
+        child.send_signal(signal.SIGKILL)
+        said = [*"".join(first).split(), *child.stdout.read().split()]
+        assert said[:1] == ["ready"], child.stderr.read()
+    return list(map(int, said[1:]))
+
+
 def test_a_kill_leaves_what_was_flushed(folder: str) -> None:
     rng = random.Random(8)
-    done = -1
-    for _ in range(6):
-        source = KILLED.format(cwd=os.getcwd(), folder=folder)
-        child = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        for _ in range(rng.randrange(1, 12)):
-            done = int(child.stdout.readline())
-        child.send_signal(signal.SIGKILL)
-        rest = child.stdout.read().split()
-        child.wait()
-        child.stdout.close()
-        done = int(rest[-1]) if rest else done
+    for _ in range(5):
+        done = kill_after(rng.randrange(1, 12), folder)[-1]
         index = BlobIndex(folder)
         count = len(index.pack_names())
         assert count in (done + 1, done + 2) and len(index.segments_seen()) == count
