@@ -26,7 +26,7 @@ from tandem_agent.reading import open_index
 from tandem_agent.tiers.readers import readers
 from tandem_agent.tiers.writing import reachable_targets, wait_until_held
 from tandem_agent.wiring import Agent
-from tandem_protocol.errors import TandemError
+from tandem_protocol.errors import TandemError, printable
 from tandem_protocol.names import object_name
 from tandem_protocol.planning import trusted_up_to
 from tandem_protocol.revision import Kind
@@ -86,6 +86,7 @@ async def backup(
         writer = await BackupWriter.begin(agent, targets, index, progress, about, wait_s)
         try:
             result = await _run(agent, writer, sources, cache, progress)
+            _warn_if_empty(result, sources)
             await _finish(agent, writer, result, sources, started, about, progress)
         except BaseException as fault:
             cache.discard()
@@ -150,6 +151,13 @@ async def _run(
         sink=writer.take,
         progress=progress,
     )
+
+
+def _warn_if_empty(result: PipelineResult, sources: Sequence[bytes]) -> None:
+    """A backup of nothing is never made in silence: most often a disk is not mounted where it belongs."""
+    if not result.stats["files"] and not result.stats["others"]:
+        places = ", ".join(os.fsdecode(source) for source in sources)
+        result.warnings.append(printable(f"nothing is in {places}: is a disk not mounted there?"))
 
 
 def own_folders(agent: Agent) -> tuple[bytes, ...]:

@@ -5,6 +5,7 @@ Removing a slot cannot take back copies that somebody made of it, and does not c
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from tandem_agent.progress import Progress
 from tandem_agent.state import State
 from tandem_agent.tiers.writing import Revision, reachable_targets
-from tandem_agent.wiring import Agent, unlock_with_passphrase
+from tandem_agent.wiring import Agent, agent_key_path, unlock_with_passphrase
 from tandem_protocol.errors import Missing, NoTierReachable, Refused, Usage
 from tandem_protocol.keys import SlotKind, passphrase_slot, slot_info
 from tandem_protocol.names import ObjectType, object_name
@@ -71,6 +72,11 @@ async def key_remove(agent: Agent, passphrase: str, wanted: str, wait_s: float |
     if slot.kind == SlotKind.BY_PHRASE and sum(s.kind == SlotKind.BY_PHRASE for s in slots) == 1:
         raise Refused(
             "this is the last passphrase of the repository", "add another one first: tandem key add"
+        )
+    if slot.kind == SlotKind.BY_AGENT_KEY and os.path.exists(agent_key_path(agent.config)):
+        raise Refused(
+            "with this key the agent here backs up unattended",
+            f"if backups shall ask for the passphrase from now on, delete {agent_key_path(agent.config)} first",
         )
     name = bytes.fromhex(slot.id)
 

@@ -121,7 +121,7 @@ async def read_snapshot(fetcher: Fetcher, name: bytes) -> Snapshot:
     try:
         return decode_snapshot(fetcher.ring, await fetcher.whole(ObjectType.SNAPSHOT, name))
     except Missing as error:
-        remedy = "`tandem backups` lists the others; `tandem check` looks for a good copy"
+        remedy = "`tandem backups` lists the others; connect the other tiers and restore again"
         raise Corrupt(f"the manifest of this backup is gone: {error.what}", remedy) from None
 
 

@@ -47,7 +47,7 @@ async def sync(
         known = ", ".join(tier.name for tier in tiers.tiers)
         raise Usage(f"no tier is called {min(unknown)}", f"this repository has {known}")
     progress.phase = "contacting tiers"
-    await tiers.contact(patience_s)
+    await tiers.contact(patience_s, None if patience_s is not None else tiers.soon())
     results = []
     for tier in tiers.tiers:
         if not only or tier.name in only:

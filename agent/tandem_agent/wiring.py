@@ -200,6 +200,11 @@ def make_store(config: Config, tier: TierConfig, make_root: bool = False) -> Sto
         return DirectoryStore(place.path, make_root=make_root)
     if place.scheme in _FTP_TLS:
         return _make_ftp_store(tier, make_root)
+    if tier.identity_file and not os.path.exists(tier.identity_file):
+        raise Usage(
+            f"tier {tier.name}: the SSH key {tier.identity_file} is not there",
+            "correct identity_file in the configuration",
+        )
     from tandem_protocol.stores.sftp import SftpStore
     from tandem_protocol.stores.sftp_transport import SftpTarget
 

@@ -6,6 +6,7 @@ a second installation's clone by copying the state folder.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Callable
@@ -151,13 +152,14 @@ class Office:
         other.folder, other.places, other.ring, other._opened = folder, self.places, self.ring, []
         return other
 
-    def open(self) -> TierSet:
-        """A fresh process: what was not made durable is gone."""
+    def open(self, patient: RetryPolicy | None = None) -> TierSet:
+        """A fresh process: what was not made durable is gone. ``patient``: retries that really wait."""
         state = self._state()
-        policy = RetryPolicy(2, 0, 0, 0)
+        policy = patient or RetryPolicy(2, 0, 0, 0)
+        sleep = asyncio.sleep if patient else no_sleep
         tiers = []
         for row in state.tiers():
-            store = RetryingStore(self.places[row.name].store, policy, sleep=no_sleep)
+            store = RetryingStore(self.places[row.name].store, policy, sleep=sleep)
             tier = Tier(row, f"memory:{row.name}", store, state, self.ring)
             store.on_session = tier.on_session
             tiers.append(tier)

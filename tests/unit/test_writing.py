@@ -17,6 +17,7 @@ from tandem_protocol import names
 from tandem_protocol.errors import NoTierReachable, SecondInstallation
 from tandem_protocol.names import ObjectType
 from tandem_protocol.revision import Kind
+from tandem_protocol.stores.retrying import RetryPolicy
 
 
 @pytest.fixture
@@ -195,3 +196,20 @@ async def test_a_damaged_record_of_ours_is_moved_aside_and_written_again(office:
     assert shared[names.record_path(number)] == good
     assert any(path.startswith(names.DAMAGED) for path in shared)
     assert tiers.tiers[0].state.value == "online"
+
+
+async def test_a_link_that_dies_while_writing_holds_the_other_up_no_longer_than_the_patience(
+    office: Office,
+) -> None:
+    """A11: the line is cut in the middle; its ten attempts take minutes, the vault must not wait for them."""
+    await office.init()
+    tiers = office.open(RetryPolicy(1_000, 0.05, 0.05, 0))
+    tiers.patience_s = 0.2
+    targets = await reachable_targets(tiers, 1.0)
+    revision = await Revision.begin(tiers, targets, Progress())
+    office.places["remote"].up = False
+    await revision.add(ObjectType.PACK, os.urandom(100))
+    await revision.flushed()
+    confirmed = await revision.commit(Kind.CHECKPOINT, {})
+    assert names_of(confirmed) == ["vault"]
+    assert "left while it was retried" in tiers.tiers[1].reason

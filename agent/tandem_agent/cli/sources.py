@@ -17,6 +17,11 @@ def checked_sources(names: Iterable[str | bytes]) -> list[bytes]:
     found: dict[bytes, None] = {}
     for name in names:
         path = os.path.abspath(os.fsencode(name))
+        if os.path.islink(path):
+            raise Usage(
+                f"source {shown(path)} is a symbolic link",
+                f"name what it points to: {shown(os.path.realpath(path))}",
+            )
         try:
             kind = os.stat(path).st_mode
         except FileNotFoundError:
@@ -37,6 +42,7 @@ def configured_sources(configured: Iterable[bytes]) -> list[bytes]:
     sources = list(configured)
     if not sources:
         raise Usage("no source", "name a folder, or set sources in the configuration")
-    if not any(os.path.isdir(source) for source in sources):
-        return checked_sources(sources)
+    links = [source for source in sources if os.path.islink(source)]
+    if links or not any(os.path.isdir(source) for source in sources):
+        return checked_sources(links or sources)
     return sources

@@ -7,6 +7,8 @@ back that a lost reply needs.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterable
@@ -24,11 +26,14 @@ from tandem_protocol.errors import (
     Unavailable,
 )
 from tandem_protocol.keys import KeyRing
+from tandem_protocol.names import ObjectType
 from tandem_protocol.planning import TierFacts
 from tandem_protocol.revision import MAX_RECORD, Claim, Record, make_claim, open_details, parse_claim
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import Believed, Case, Pending, Rewrite, Seen, Verdict, judge
 from tandem_protocol.verdict import State as TierState
+
+log = logging.getLogger(__name__)
 
 
 class Tier:
@@ -54,6 +59,12 @@ class Tier:
     def last_fault(self) -> str:
         """What the latest attempt at its link said; for a tier that is still being retried."""
         return str(getattr(self.store, "last_fault", ""))
+
+    @property
+    def troubled_s(self) -> float:
+        """For how many seconds its link has failed and got nothing forward; 0 while all is well."""
+        since: float | None = getattr(self.store, "troubled_since", None)
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
     @property
     def reachable(self) -> bool:
@@ -177,6 +188,31 @@ class Tier:
         except Corrupt:
             return f", revision {foreign.number}"
         return f" on {details.get('host', '?')}, revision {foreign.number}, {details.get('time', '?')}"
+
+    async def sweep_tmp(self) -> None:
+        """Delete what killed runs left in ``tmp/``; our claim stands, so nobody else is writing. Parts of live
+        objects stay: a synchronisation goes on with them."""
+        async for entry in self.store.list(names.TMP):
+            name = names.parse_object_name(entry.name)
+            if not entry.is_folder and (name is None or self._state.live_object(name) is None):
+                await self.store.delete(f"{names.TMP}/{entry.name}")
+
+    async def mend_keys(self) -> None:
+        """Put a key slot that is damaged or gone here again, from the local copy: without them nothing opens."""
+        facts = self.facts()
+        live = self._state.live_of(ObjectType.KEY)
+        for name, data in self._state.key_slots().items():
+            if name not in live or not facts.holds_last(live[name]):
+                continue
+            path = names.object_path(ObjectType.KEY, name)
+            try:
+                if await self.store.read(path, 0, len(data) + 1) == data:
+                    continue
+                await self.move_aside(path)
+            except Missing:
+                pass
+            await self.store.put(path, data)
+            log.warning("tier %s: a key slot was damaged there and is written again", self.name)
 
     # Publishing, with the reading back that a lost reply needs
 

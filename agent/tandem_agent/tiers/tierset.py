@@ -42,7 +42,7 @@ class TierSet:
         self.tiers = list(tiers)
         self.state = state
         self.ring = ring
-        self._patience_s = patience_s
+        self.patience_s = patience_s
 
     async def close(self) -> None:
         await asyncio.gather(*(tier.store.close() for tier in self.tiers))
@@ -55,12 +55,14 @@ class TierSet:
     def reachable(self) -> list[Tier]:
         return [tier for tier in self.tiers if tier.reachable]
 
+    def soon(self) -> float:
+        """The deadline (of the loop's clock) of a contact that somebody waits for: the patience from now."""
+        return asyncio.get_running_loop().time() + self.patience_s
+
     def at_least_patience(self, deadline: float | None) -> float | None:
         """``deadline`` (of the loop's clock), but not before the tiers had time to answer at all: who does not
         want to wait for a tier still wants those that are there."""
-        return (
-            None if deadline is None else max(deadline, asyncio.get_running_loop().time() + self._patience_s)
-        )
+        return None if deadline is None else max(deadline, self.soon())
 
     async def contact(self, patience_s: float | None = None, deadline: float | None = None) -> None:
         """Connect to every tier that is not reachable now, look at all, then end what was left open.
@@ -70,7 +72,7 @@ class TierSet:
         """
         tasks = {asyncio.create_task(_meet(tier), name=f"contact {tier.name}"): tier for tier in self.tiers}
         try:
-            await self._settle(tasks, self._patience_s if patience_s is None else patience_s, deadline)
+            await self._settle(tasks, self.patience_s if patience_s is None else patience_s, deadline)
         finally:
             for task in tasks:
                 task.cancel()
@@ -147,7 +149,13 @@ class TierSet:
         self.state.end_intent()
 
     async def _level_now(self, tier: Tier) -> None:
-        """Give a tier the missing records all of whose objects it has; then it may hold everything."""
+        """Mend its keys, and give a tier the missing records all of whose objects it has."""
+        try:
+            await tier.mend_keys()
+        except SecondInstallation:
+            raise
+        except TandemError as fault:
+            tier.fail(fault)
         await self._level(tier, self.state.missing(tier.id), PRESENCE_CHECKS)
 
     async def complete(self, tier: Tier, number: int) -> bool:

@@ -9,7 +9,7 @@ what the objects are for: that is the use case's business.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,9 +34,13 @@ from tandem_protocol.replicate import sizes_of
 from tandem_protocol.revision import Kind, ObjectRef, Record, RecordDraft, Removal, make_record
 from tandem_protocol.store import Buffer
 from tandem_protocol.verdict import Case
+from tandem_protocol.verdict import State as TierState
 
 QUEUE_OBJECTS = 2
 """Objects (packs of up to 32 MiB) waiting for one target; more would only take memory."""
+
+LINK_POLL_S = 1.0
+"""How often the links of targets that are behind are looked at."""
 
 POLL_S = 5.0
 """How often a write without any reachable tier looks for one."""
@@ -49,6 +53,7 @@ class _Target:
         default_factory=lambda: asyncio.Queue(maxsize=QUEUE_OBJECTS)
     )
     task: asyncio.Task[None] | None = None
+    sending: asyncio.Task[None] | None = None
     failed: bool = False
     fault: TandemError | None = None
 
@@ -69,6 +74,9 @@ async def reachable_targets(
         if targets:
             return targets
         reasons = "; ".join(f"{t.name}: {t.reason or t.state}" for t in tiers.tiers)
+        if all(tier.state is TierState.BLOCKED for tier in tiers.tiers):
+            # Waiting helps none of them.
+            raise Refused(f"no tier can be written to ({reasons})", "put that right and run it again")
         if progress is not None:
             progress.phase = "waiting for a tier"
         await asyncio.sleep(POLL_S if deadline is None else min(POLL_S, max(0.0, deadline - clock())))
@@ -182,8 +190,7 @@ class Revision:
 
     async def flushed(self) -> None:
         """Wait until every target has all that was uploaded so far, or has left: its buffers are free again."""
-        for target in self._alive:
-            await target.queue.join()
+        await self._patiently({asyncio.ensure_future(t.queue.join()): t for t in self._alive})
         self._need_target()
 
     async def add(self, kind: ObjectType, data: bytes) -> bytes:
@@ -193,9 +200,11 @@ class Revision:
         return name
 
     async def _enqueue(self, path: str, data: Buffer) -> None:
+        if any(target.queue.full() for target in self._alive):
+            await self.flushed()
         for target in self._alive:
             self._progress.tier(target.tier.name).queued_bytes += memoryview(data).nbytes
-            await target.queue.put((path, data))
+            target.queue.put_nowait((path, data))
         self._need_target()
 
     async def _send(self, target: _Target) -> None:
@@ -208,7 +217,12 @@ class Revision:
         while (item := await target.queue.get()) is not None:
             try:
                 if not target.failed:
-                    await target.tier.store.put(item[0], item[1], sent)
+                    target.sending = asyncio.create_task(target.tier.store.put(item[0], item[1], sent))
+                    await target.sending
+            except asyncio.CancelledError:
+                here = asyncio.current_task()
+                if not target.failed or (here is not None and here.cancelling()):
+                    raise  # the operation is aborted, not just this one object
             except SecondInstallation as stop:
                 self._stop = stop
                 target.failed = True
@@ -218,6 +232,7 @@ class Revision:
                 self._stop = bug
                 target.failed = True
             finally:
+                counters.queued_bytes -= memoryview(item[1]).nbytes
                 target.queue.task_done()
 
     async def _send_keys(self) -> None:
@@ -229,6 +244,7 @@ class Revision:
                 continue
             for target in self._alive:
                 if not target.tier.facts().holds_last(found):
+                    self._progress.tier(target.tier.name).queued_bytes += len(data)
                     await target.queue.put((object_path(ObjectType.KEY, name), data))
 
     # The end
@@ -338,6 +354,7 @@ class Revision:
         await target.tier.write_claim(self.number, self._intent.nonce, self._intent.parents)
         self._state.set_answered(target.tier.id)
         await self._look(target)
+        await target.tier.sweep_tmp()
 
     async def _write_record(self, target: _Target, record: Record) -> None:
         await target.tier.write_record(record)
@@ -373,10 +390,40 @@ class Revision:
             except TandemError as fault:
                 self._leave(target, fault)
 
-        outcomes = await asyncio.gather(*(guarded(t) for t in self._alive), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        tasks: dict[asyncio.Future[Any], _Target] = {
+            asyncio.ensure_future(guarded(target)): target for target in self._alive
+        }
+        await self._patiently(tasks)
+        for task, target in tasks.items():
+            if not (task.cancelled() and target.failed):
+                task.result()
+
+    async def _patiently(self, tasks: Mapping[asyncio.Future[Any], _Target]) -> None:
+        """Wait for ``tasks``, all ended when it returns. Once one target is through, another whose link has been
+        in trouble for the patience leaves: nobody waits for the last attempt of a dead link."""
+        waiting: set[asyncio.Future[Any]] = set(tasks)
+        try:
+            while waiting:
+                _, waiting = await asyncio.wait(waiting, timeout=LINK_POLL_S)
+                through = any(not target.failed for task, target in tasks.items() if task not in waiting)
+                for task in waiting:
+                    target = tasks[task]
+                    if through and not target.failed and target.tier.troubled_s > self._tiers.patience_s:
+                        said = target.tier.last_fault
+                        self._leave(target, Unavailable(f"left while it was retried ({said})"))
+                    if target.failed:
+                        self._interrupt(target, task)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    def _interrupt(self, target: _Target, task: asyncio.Future[Any]) -> None:
+        """Stop what a target that left is doing. Its sender goes on, to drain the queue."""
+        if target.sending is not None and not target.sending.done():
+            target.sending.cancel()
+        elif target.task is None or target.task.done():
+            task.cancel()
 
     def _leave(self, target: _Target, fault: TandemError) -> None:
         target.failed = True

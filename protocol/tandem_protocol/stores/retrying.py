@@ -60,6 +60,8 @@ class RetryingStore(Store):
         self._sessions = 0
         self.last_fault = ""
         """What the latest failed attempt said, for people who wait."""
+        self.troubled_since: float | None = None
+        """Time of the loop's clock since when verbs have failed and nothing got forward; None when all is well."""
         self._wanted = False
         self._first = True
         self._opening = asyncio.Lock()
@@ -165,9 +167,13 @@ class RetryingStore(Store):
                 store: Store | None = None
                 try:
                     store = await self._session()
-                    return await attempt(store, count)
+                    answer = await attempt(store, count)
+                    self.troubled_since = None
+                    return answer
                 except Unavailable as fault:
                     self.last_fault = str(fault)
+                    if self.troubled_since is None or moved >= PROGRESS:
+                        self.troubled_since = asyncio.get_running_loop().time()
                     if moved >= PROGRESS and (most is None or total < most):
                         turn.retry_state.attempt_number = 1
                     await self._drop(store)
