@@ -29,7 +29,7 @@ from tandem_agent.wiring import (
 )
 from tandem_protocol.errors import Busy, Corrupt, Missing, NoTierReachable, Refused, TandemError, Unavailable
 from tandem_protocol.identity import MAX_SIZE, decode_identity
-from tandem_protocol.names import IDENTITY
+from tandem_protocol.names import EPOCHS, IDENTITY, parse_epoch, record_path
 from tandem_protocol.planning import TierFacts
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import State as TierState
@@ -95,8 +95,9 @@ async def _from_state(
         ring = unlock(config, state, passphrase)
         live, backups = state.live(), list_backups(state)
         rows = {row.name: row for row in state.tiers()}
+        told: list[str] = []
         links = [
-            _Link(config, tier, row, _holder(state, row, live), len(tiers))
+            _Link(config, tier, row, _holder(state, row, live), len(tiers), told)
             for tier, row in ((tier, _row(rows, tier)) for tier in tiers)
         ]
     named = [link.named for link in links]
@@ -107,8 +108,9 @@ async def _from_state(
                 index, notices = await open_index(os.path.join(cache_dir(config), "index"), ring, live, named)
         except Busy:  # a backup is at work on that index: a passing one of our own
             index, notices = await open_index(folder, ring, live, named)
+        told += notices
         try:
-            yield RepositoryView(ring, live, backups, named, index, notices)
+            yield RepositoryView(ring, live, backups, named, index, told)
         finally:
             index.close()
     finally:
@@ -131,11 +133,20 @@ def _holder(state: State, row: TierRow, live: Objects) -> Callable[[bytes], bool
 
 
 class _Link:
-    """One tier, connected to when first asked; the identity says whether it is the right place."""
+    """One tier, connected to when first asked; the identity says whether it is the right place. ``told`` takes
+    what a person should know of it: for reading, a second installation is only a notice."""
 
     def __init__(
-        self, config: Config, tier: TierConfig, row: TierRow, has: Callable[[bytes], bool], of: int
+        self,
+        config: Config,
+        tier: TierConfig,
+        row: TierRow,
+        has: Callable[[bytes], bool],
+        of: int,
+        told: list[str],
     ) -> None:
+        self._config = config
+        self._told = told
         self._row = row
         self._store = make_retrying(config, tier, attempts=READ_ATTEMPTS if of > 1 else None)
         self._store.on_session = self._check
@@ -150,6 +161,7 @@ class _Link:
                 if not done:
                     await self._store.open()
                     await self._check(self._store)
+                    await self._tell_of_others(self._store)
                     done = True
 
         return connect
@@ -166,6 +178,23 @@ class _Link:
             return  # every block is verified anyway
         if found != self._row.identity:
             raise Missing(f"tier {name}: another disk or repository is there", "connect the right one")
+
+    async def _tell_of_others(self, store: Store) -> None:
+        """Whether somebody else has written there since: what is known here is then not the newest."""
+        with open_state(self._config) as state:
+            setup, head = state.setup(), state.head
+        assert setup is not None
+        listed = [parse_epoch(entry.name) async for entry in store.list(EPOCHS)]
+        taken = any(epoch is not None and epoch > setup.certificate.epoch for epoch in listed)
+        try:
+            await store.size(record_path(head + 1))
+        except Missing:
+            if not taken:
+                return
+        self._told.append(
+            f"another installation has written to tier {self._row.name} since: this machine does not know the newest "
+            "backups (they can be had with --from URL)"
+        )
 
     async def close(self) -> None:
         await self._store.close()

@@ -64,9 +64,15 @@ async def open_view(settings: Settings, where: Mapping[str, Any]) -> AsyncIterat
         _check_tier(config, where["tier"])
         opened = open_reader(config, settings.passphrase(config), only=where["tier"])
     async with opened as view:
-        for notice in view.notices:
-            output.notice(f"notice: {output.shown(notice)}")
-        yield view
+        shown = 0
+        try:
+            for notice in view.notices:
+                output.notice(f"notice: {output.shown(notice)}")
+            shown = len(view.notices)
+            yield view
+        finally:
+            for notice in view.notices[shown:]:  # tiers are contacted when they are first asked
+                output.notice(f"notice: {output.shown(notice)}")
 
 
 def _check_tier(config: Config, wanted: str | None) -> None:
