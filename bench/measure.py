@@ -9,6 +9,7 @@ pages count in each process, so the sum errs on the high side. Linux only.
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import threading
 import time
@@ -52,7 +53,7 @@ def measure(command: Sequence[str], log: str, environment: Mapping[str, str] | N
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
-        peak = max(watch.stop(), usage.ru_maxrss * 1024)
+        peak = max(watch.stop(), _kernel_peak(usage))
     cpu = usage.ru_utime + usage.ru_stime
     if process.returncode != 0:
         with open(log, "rb") as output:
@@ -60,6 +61,13 @@ def measure(command: Sequence[str], log: str, environment: Mapping[str, str] | N
         raise CommandFailed(f"`{' '.join(command)}` ended with {process.returncode}: {said}")
     others = max(0.0, _busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
     return Cost(wall, cpu, peak, others)
+
+
+def _kernel_peak(usage: resource.struct_rusage) -> int:
+    """The kernel's maximum for a child, in bytes; 0 where it may be ours: until it starts its program, a child
+    counts with the memory of the process that made it."""
+    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage.ru_maxrss * 1024 if usage.ru_maxrss > ours else 0
 
 
 def settle(drop_cache: bool) -> None:

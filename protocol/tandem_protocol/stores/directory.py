@@ -104,10 +104,14 @@ class DirectoryStore(Store):
             with translated(doing):
                 await self._write_slices(temporary, view, sent)
             await self._run(doing, self._publish, temporary, name, len(view))
-        except BaseException:
+        except asyncio.CancelledError:
             # Not awaited: a verb that was cancelled because the disk hangs must not hang here again.
             if self._threads is not None:
                 self._threads.submit(self._folder.forget, temporary)
+            raise
+        except Exception:
+            # Awaited: whoever is told that the disk is full finds the room of what did not fit free again.
+            await self._run(doing, self._folder.forget, temporary)
             raise
 
     async def _write_slices(
