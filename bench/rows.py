@@ -130,6 +130,7 @@ ROWS = (
         (WallShare(0.5), PeakBelow(300)),
     ),
     Row("tree-again", "second backup, nothing changed", "tree", ("tandem", "restic"), (WallShare(0.5),)),
+    Row("tree-warm", "the same, page cache warm", "tree", ("tandem", "restic"), (WallShare(0.5),)),
     Row("tree-restore", "restore, tree", "tree", ("tandem", "restic")),
     Row(
         "big-first",

@@ -1,21 +1,28 @@
-"""`python -m bench.sources tree|big PATH AMOUNT SEED`: makes what is backed up, in a process of its own.
+"""`python -m bench.sources tree|big PATH AMOUNT SEED` makes what is backed up, `… compare ONE OTHER`
+compares folders.
 
-Of its own, since the peak memory of a measured command starts with that of the process that started it.
+In a process of its own, since the peak memory of a measured command starts with that of the process that
+started it.
 """
 
 from __future__ import annotations
 
 import sys
 
+from tests.support import manifest
 from tests.support.treegen import TreeSpec, make_tree, write_random
 
 
-def main(kind: str, path: str, amount: str, seed: str) -> None:
-    """A tree of `amount` files, or a random file of `amount` bytes."""
+def main(kind: str, path: str, *arguments: str) -> None:
+    """A tree of so many files, a random file of so many bytes, or lines that say how two folders differ."""
+    if kind == "compare":
+        print("\n".join(manifest.differences(manifest.take(path), arguments[0])))
+        return
+    amount, seed = map(int, arguments)
     if kind == "tree":
-        make_tree(path, TreeSpec(int(amount), seed=int(seed)))
+        make_tree(path, TreeSpec(amount, seed=seed))
     else:
-        write_random(path, int(amount), int(seed))
+        write_random(path, amount, seed)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from tests.support import manifest
-
 from bench import measure
 from bench.rows import ROWS, Row, Sample
 from bench.tools import Copy, Job, Remote, Restic, Sftp, Tandem
@@ -87,7 +85,6 @@ class Bench:
             say,
         )
         self._checked: set[tuple[str, str]] = set()
-        self._manifest: manifest.Manifest | None = None
         self.samples: list[Sample] = []
         self.versions = {"tandem": Tandem.version(), "restic": Restic.version()}
 
@@ -121,6 +118,9 @@ class Bench:
         if group == "tree":
             for tool in there:
                 self._measure("tree-again", tool.name, number, tool.backup(), work, tool)
+            for tool in there:
+                self._warm(tool.backup())
+                self._measure("tree-warm", tool.name, number, tool.backup(), work, tool, drop=False)
         for tool in there:
             target = os.path.join(self._root, "restored")
             self._measure(f"{group}-restore", tool.name, number, tool.restore(target), work, None)
@@ -154,8 +154,10 @@ class Bench:
             tools.append(Restic(os.path.join(self._root, "restic"), source))
         return tools
 
-    def _measure(self, row: str, tool: str, number: int, job: Job, work: int, keeps: Tool | None) -> None:
-        measure.settle(self._drop)
+    def _measure(
+        self, row: str, tool: str, number: int, job: Job, work: int, keeps: Tool | None, drop: bool = True
+    ) -> None:
+        measure.settle(self._drop and drop)
         cost = measure.measure(job.command, os.path.join(self._root, "log"), job.environment)
         stored = keeps.stored() if keeps else 0
         self.samples.append(
@@ -167,16 +169,19 @@ class Bench:
             f"others {cost.others * 100:3.0f} %"
         )
 
+    def _warm(self, job: Job) -> None:
+        """The same command once before, untimed."""
+        measure.measure(job.command, os.path.join(self._root, "log"), job.environment)
+
     def _check(self, group: str, tool: str, source: str, target: str) -> None:
         """Compares what a tool restored with the source, the first time; NotPossible if it differs."""
         if (group, tool) in self._checked:
             return
         self._checked.add((group, tool))
-        if self._manifest is None:
-            self._manifest = manifest.take(source)
-        wrong = manifest.differences(self._manifest, target + source)
+        command = [sys.executable, "-m", "bench.sources", "compare", source, target + source]
+        wrong = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
         if wrong:
-            raise NotPossible(f"{tool} restored something else: {wrong[0]}")
+            raise NotPossible(f"{tool} restored something else: {wrong}")
 
     def _make_source(self, kind: str) -> str:
         """The folder with the tree, or the folder with the one random file."""
@@ -192,7 +197,6 @@ class Bench:
         return folder
 
     def _forget_source(self, source: str) -> None:
-        self._manifest = None
         shutil.rmtree(source)
 
 

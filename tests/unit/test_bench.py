@@ -72,6 +72,7 @@ def test_the_targets_are_those_of_the_issue():
     assert targets == {
         "tree-first": (WallShare(0.5), PeakBelow(300)),
         "tree-again": (WallShare(0.5),),
+        "tree-warm": (WallShare(0.5),),
         "big-first": (WallShare(0.5), PeakBelow(300)),
         "sftp-first": (RateOrBeat(150, "sftp"),),
     }
