@@ -24,7 +24,7 @@ from tandem_agent.engine.scan import ScanOptions
 from tandem_agent.progress import Progress
 from tandem_agent.reading import open_index
 from tandem_agent.tiers.readers import readers
-from tandem_agent.tiers.writing import reachable_targets, wait_until_held
+from tandem_agent.tiers.targets import reachable_targets, wait_until_held
 from tandem_agent.wiring import Agent
 from tandem_protocol.errors import TandemError, printable
 from tandem_protocol.names import object_name

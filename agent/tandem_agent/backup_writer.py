@@ -14,8 +14,9 @@ from typing import Any
 
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.progress import Progress
+from tandem_agent.tiers.targets import wait_until_held
 from tandem_agent.tiers.tier import Tier
-from tandem_agent.tiers.writing import Revision, wait_until_held
+from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import Agent
 from tandem_protocol.errors import NoTierReachable
 from tandem_protocol.index import PackEntry, encode_segment, entry_of, split_entries

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from tandem_agent.progress import Progress
 from tandem_agent.state import State
-from tandem_agent.tiers.writing import Revision, reachable_targets
+from tandem_agent.tiers.targets import reachable_targets
+from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import Agent, agent_key_path, unlock_with_passphrase
 from tandem_protocol.errors import Missing, NoTierReachable, Refused, Usage
 from tandem_protocol.keys import SlotKind, passphrase_slot, slot_info

@@ -15,9 +15,10 @@ from pathlib import Path
 from tandem_agent.config import Config
 from tandem_agent.progress import Progress
 from tandem_agent.state import Setup, State
+from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
-from tandem_agent.tiers.writing import Revision, reachable_targets
+from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import Agent
 from tandem_protocol.errors import Unavailable
 from tandem_protocol.identity import Identity

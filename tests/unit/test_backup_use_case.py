@@ -22,7 +22,7 @@ from tandem_agent.progress import Progress
 from tandem_agent.reading import open_store
 from tandem_agent.restore import restore
 from tandem_agent.resync import sync
-from tandem_agent.tiers import writing
+from tandem_agent.tiers import targets
 from tandem_protocol import names
 from tandem_protocol.errors import NoTierReachable, Unavailable
 from tandem_protocol.names import ObjectType
@@ -85,7 +85,7 @@ async def desk(memory_path: Path) -> Desk:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "POLL_S", 0.001)
+    monkeypatch.setattr(targets, "POLL_S", 0.001)
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,10 @@ from tests.support.office import Office
 
 from tandem_agent.progress import Progress
 from tandem_agent.resync import sync
-from tandem_agent.tiers import writing
+from tandem_agent.tiers import targets
+from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.tierset import TierSet
-from tandem_agent.tiers.writing import Revision, reachable_targets
+from tandem_agent.tiers.writing import Revision
 from tandem_protocol import names
 from tandem_protocol.errors import SecondInstallation, TandemError
 from tandem_protocol.names import ObjectType, object_name, object_path
@@ -233,7 +234,7 @@ async def run(folder: Path, seed: int, steps: int = STEPS) -> None:
 async def test_whatever_happens_what_is_said_is_so(
     memory_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "POLL_S", 0.0)
+    monkeypatch.setattr(targets, "POLL_S", 0.0)
     await run(memory_path, seed)
 
 
@@ -242,7 +243,7 @@ if __name__ == "__main__":  # python -m tests.unit.test_core_random FIRST COUNT:
     import sys
     import tempfile
 
-    writing.POLL_S = 0.0
+    targets.POLL_S = 0.0
     first, count = int(sys.argv[1]), int(sys.argv[2])
     for number in range(first, first + count):
         with tempfile.TemporaryDirectory(dir="/dev/shm") as place, suppress(KeyboardInterrupt):

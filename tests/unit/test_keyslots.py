@@ -13,9 +13,10 @@ from tests.support.office import Office
 from tandem_agent import keyslots
 from tandem_agent.keyslots import KeySlot, key_add, key_list, key_remove
 from tandem_agent.progress import Progress
-from tandem_agent.tiers import writing
+from tandem_agent.tiers import targets
+from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.tierset import TierSet
-from tandem_agent.tiers.writing import Revision, reachable_targets
+from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import Agent, unlock_with_passphrase
 from tandem_protocol.errors import Missing, NoTierReachable, Refused, Unavailable, Usage
 from tandem_protocol.keys import passphrase_slot
@@ -32,7 +33,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyslots, "passphrase_slot", cheap)
-    monkeypatch.setattr(writing, "POLL_S", 0.001)
+    monkeypatch.setattr(targets, "POLL_S", 0.001)
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from tests.support.office import Office
 
 from tandem_agent.progress import Progress
 from tandem_agent.resync import SyncResult, sync
+from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.tierset import TierSet
-from tandem_agent.tiers.writing import Revision, reachable_targets
+from tandem_agent.tiers.writing import Revision
 from tandem_protocol import names
 from tandem_protocol.errors import Refused, SecondInstallation, Unavailable, Usage
 from tandem_protocol.names import ObjectType, object_name, object_path

@@ -12,9 +12,10 @@ from tests.support.office import Office
 
 from tandem_agent.progress import Progress
 from tandem_agent.resync import sync
-from tandem_agent.tiers import writing
+from tandem_agent.tiers import targets
+from tandem_agent.tiers.targets import reachable_targets, wait_until_held
 from tandem_agent.tiers.tierset import PRESENCE_CHECKS, TierSet
-from tandem_agent.tiers.writing import Revision, reachable_targets, wait_until_held
+from tandem_agent.tiers.writing import Revision
 from tandem_protocol import names
 from tandem_protocol.errors import Full, NoTierReachable, Unavailable
 from tandem_protocol.names import ObjectType
@@ -32,7 +33,7 @@ def office(memory_path: Path) -> Iterator[Office]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "POLL_S", 0.001)
+    monkeypatch.setattr(targets, "POLL_S", 0.001)
 
 
 def states(tiers: TierSet) -> dict[str, str]:

@@ -10,9 +10,10 @@ import pytest
 from tests.support.office import Office
 
 from tandem_agent.progress import Progress
+from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
-from tandem_agent.tiers.writing import Revision, reachable_targets
+from tandem_agent.tiers.writing import Revision
 from tandem_protocol import names
 from tandem_protocol.errors import NoTierReachable, SecondInstallation
 from tandem_protocol.names import ObjectType
