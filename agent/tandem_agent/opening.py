@@ -128,7 +128,7 @@ def _holder(state: State, row: TierRow, live: Objects) -> Callable[[bytes], bool
     """Whether a tier is known to hold an object. One that must be compared again may still have it, and
     every block is verified, so there it is asked."""
     missing, lacking = frozenset(state.missing(row.id)), frozenset(state.lacking(row.id))
-    facts = TierFacts(row.id, TierState.LAGGING, False, missing, lacking)
+    facts = TierFacts(row.id, TierState.LAGGING, False, missing, lacking, row.floor)
     return lambda name: name in live and facts.holds_last(live[name])
 
 

@@ -10,40 +10,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from tandem_agent.database import DAMAGED, Database
+from tandem_agent.schema import SCHEMA, TABLES, UPGRADES
+from tandem_agent.tierbook import TierBook, TierRow, TierStart, now_text
 from tandem_protocol.errors import Corrupt, Unsupported
 from tandem_protocol.history import Live, LiveObject, apply
-from tandem_protocol.identity import Identity, decode_identity
+from tandem_protocol.identity import Identity
 from tandem_protocol.names import ObjectType
 from tandem_protocol.revision import Certificate, Installation, Kind, Record, parse_certificate, parse_record
 from tandem_protocol.verdict import Known
 
-SCHEMA = 1
 FILE = "state.sqlite"
 
-_TABLES = """
-CREATE TABLE setup (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE journal (n INTEGER PRIMARY KEY, kind TEXT NOT NULL, nonce BLOB NOT NULL, hash BLOB NOT NULL,
-                      record BLOB NOT NULL);
-CREATE TABLE intent (one INTEGER PRIMARY KEY CHECK (one = 1), n INTEGER NOT NULL, nonce BLOB NOT NULL,
-                     parents BLOB NOT NULL, decided INTEGER NOT NULL, backup TEXT NOT NULL);
-CREATE TABLE answered (tier BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE live (name BLOB PRIMARY KEY, type TEXT NOT NULL, size INTEGER NOT NULL, added INTEGER NOT NULL,
-                   dead BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE keyslots (name BLOB PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE tiers (id BLOB PRIMARY KEY, name TEXT NOT NULL UNIQUE, position INTEGER NOT NULL,
-                    identity BLOB NOT NULL, start INTEGER NOT NULL, last_written INTEGER NOT NULL,
-                    to_compare INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, since TEXT NOT NULL)
-                    WITHOUT ROWID;
-CREATE TABLE missing (tier BLOB NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (tier, n)) WITHOUT ROWID;
-CREATE TABLE lacking (tier BLOB NOT NULL, name BLOB NOT NULL, PRIMARY KEY (tier, name)) WITHOUT ROWID;
-CREATE TABLE confirmed (n INTEGER NOT NULL, tier BLOB NOT NULL, PRIMARY KEY (n, tier)) WITHOUT ROWID;
-CREATE TABLE backups (n INTEGER PRIMARY KEY, id BLOB NOT NULL, name TEXT NOT NULL, info TEXT NOT NULL);
-"""
+__all__ = ["Intent", "Setup", "State", "Takeover", "TierRow", "TierStart", "now_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +39,6 @@ class Intent:
     parents: tuple[bytes, ...]
     decided: bool = False
     backup: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class TierRow:
-    """What is remembered of a tier. ``since``: UTC, ISO 8601, for people only."""
-
-    id: bytes
-    name: str
-    identity: Identity
-    start: int
-    last_written: int
-    to_compare: bool
-    state: str
-    reason: str
-    since: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +72,27 @@ class JournalView(Mapping[int, Known]):
         return int(self._db.value("SELECT count(*) FROM journal"))
 
 
-class State:
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """A takeover under way: who we are to be, and the number and nonce of its revision."""
+
+    setup: Setup
+    number: int
+    nonce: bytes
+
+
+class State(TierBook):
     """Open with `State.open`; one process at a time (the caller holds the lock file)."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
-        self._transaction = db.transaction
+        super().__init__(db)
         self.journal = JournalView(db)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make what is changed within one transaction: all of it durable at the end, or nothing."""
+        with self._transaction():
+            yield
 
     @classmethod
     def open(cls, folder: str) -> State:
@@ -133,11 +115,12 @@ class State:
             raise Unsupported(
                 f"the local state {self._db.path} was written by a newer program", "upgrade tandem"
             )
-        if version == 0:
+        while version < SCHEMA:
+            statements, version = (TABLES, SCHEMA) if version == 0 else (UPGRADES[version], version + 1)
             with self._transaction():
-                for statement in _TABLES.split(";"):
+                for statement in statements.split(";"):
                     self._db.change(statement)
-                self._db.change(f"PRAGMA user_version = {SCHEMA}")
+                self._db.change(f"PRAGMA user_version = {version}")
 
     # Who we are
 
@@ -150,10 +133,7 @@ class State:
         installation = Installation(rows["installation"], rows["seed"])
         return Setup(rows["repository"], rows["root"], installation, certificate)
 
-    def found(
-        self, setup: Setup, tiers: Iterable[tuple[str, Identity]], slots: Mapping[bytes, bytes]
-    ) -> None:
-        """Fix all ids and keys of a new repository, before anything is written on any tier."""
+    def _set_setup(self, setup: Setup) -> None:
         values = {
             "repository": setup.repository_id,
             "root": setup.root_public,
@@ -161,11 +141,17 @@ class State:
             "seed": setup.installation.seed,
             "certificate": setup.certificate.data,
         }
+        self._db.change_each("INSERT INTO setup VALUES (?, ?)", values.items())
+
+    def found(
+        self, setup: Setup, tiers: Iterable[tuple[str, Identity]], slots: Mapping[bytes, bytes]
+    ) -> None:
+        """Fix all ids and keys of a new repository, before anything is written on any tier."""
         with self._transaction():
-            self._db.change_each("INSERT INTO setup VALUES (?, ?)", values.items())
+            self._set_setup(setup)
             for position, (name, identity) in enumerate(tiers):
                 self._db.change(
-                    "INSERT INTO tiers VALUES (?, ?, ?, ?, 1, 0, 0, 'offline', 'not written yet', ?)",
+                    "INSERT INTO tiers VALUES (?, ?, ?, ?, 1, 0, 0, 'offline', 'not written yet', ?, 0, 1)",
                     (identity.tier_id, name, position, identity.encode(), now_text()),
                 )
             self._db.change_each("INSERT INTO keyslots VALUES (?, ?)", slots.items())
@@ -235,9 +221,12 @@ class State:
     def answered(self, tier: bytes) -> bool:
         return self._db.row("SELECT 1 FROM answered WHERE tier = ?", (tier,)) is not None
 
-    def decide(self, record: Record, backup: Mapping[str, Any] | None = None) -> None:
+    def decide(
+        self, record: Record, backup: Mapping[str, Any] | None = None, revived: Iterable[LiveObject] = ()
+    ) -> None:
         """``record`` is revision n for ever: into the journal, live, and missing on every tier until confirmed.
-        ``backup`` (id hex, name, …) is what `backups` lists of it."""
+        ``backup`` (id hex, name, …) is what `backups` lists of it; ``revived`` is what a base makes live that
+        was not, beside what its record adds."""
         with self._transaction():
             self._db.change(
                 "INSERT INTO journal VALUES (?, ?, ?, ?, ?)",
@@ -245,16 +234,22 @@ class State:
             )
             self._db.change("UPDATE intent SET decided = 1")
             self._db.change("INSERT INTO missing SELECT id, ? FROM tiers", (record.number,))
+            self._set_live(revived)
             self._apply(record)
             if record.is_base:
                 numbers = [base.number for base in self.bases()] + [record.number]
                 value = json.dumps(numbers[-8:]).encode()
                 self._db.change("INSERT OR REPLACE INTO setup VALUES ('bases', ?)", (value,))
             if backup is not None:
-                self._db.change(
-                    "INSERT INTO backups VALUES (?, ?, ?, ?)",
-                    (record.number, bytes.fromhex(backup["id"]), backup["name"], json.dumps(dict(backup))),
-                )
+                self.list_backup(record.number, backup)
+
+    def list_backup(self, number: int, backup: Mapping[str, Any]) -> None:
+        """Have `backups` list ``backup`` (id hex, name, …) as written by revision ``number``."""
+        with self._transaction():
+            self._db.change(
+                "INSERT OR REPLACE INTO backups VALUES (?, ?, ?, ?)",
+                (bytes.fromhex(backup["id"]), number, backup["name"], json.dumps(dict(backup))),
+            )
 
     def _apply(self, record: Record) -> None:
         touched = [r.name for r in record.removed] + [ref.name for ref in record.added]
@@ -264,9 +259,12 @@ class State:
         for name in before.keys() - after.keys():
             self._db.change("DELETE FROM live WHERE name = ?", (name,))
             self._db.change("DELETE FROM lacking WHERE name = ?", (name,))
+        self._set_live(after.values())
+
+    def _set_live(self, objects: Iterable[LiveObject]) -> None:
         self._db.change_each(
             "INSERT OR REPLACE INTO live VALUES (?, ?, ?, ?, ?)",
-            [(o.name, o.type.value, o.size, o.added, b"".join(sorted(o.dead))) for o in after.values()],
+            [(o.name, o.type.value, o.size, o.added, b"".join(sorted(o.dead))) for o in objects],
         )
 
     def end_intent(self) -> None:
@@ -275,18 +273,56 @@ class State:
             self._db.change("DELETE FROM intent WHERE decided = 1")
             self._db.change("DELETE FROM answered")
 
-    def confirm(self, numbers: Iterable[int], tiers: Iterable[bytes], *, as_targets: bool = False) -> None:
-        """These tiers hold these revisions, in the order in which the records were created there. With
-        ``as_targets`` they were written by the operation itself: what it refers to is there too."""
-        numbers = list(numbers)
+    # Takeover
+
+    def takeover(self) -> Takeover | None:
+        """The takeover that was begun here and not decided, or None."""
+        row = self._db.row("SELECT * FROM takeover")
+        if row is None:
+            return None
+        _, repository, root, installation, seed, certificate, number, nonce = row
+        known = parse_certificate(certificate, repository, root)
+        return Takeover(Setup(repository, root, Installation(installation, seed), known), number, nonce)
+
+    def set_takeover(self, takeover: Takeover) -> None:
+        """Use up the epoch and the number of a takeover; in place of an earlier one that lost to somebody."""
+        setup = takeover.setup
         with self._transaction():
-            for tier in tiers:
-                rows = [(tier, n) for n in numbers]
-                self._db.change_each("DELETE FROM missing WHERE tier = ? AND n = ?", rows)
-                if as_targets:
-                    self._db.change_each("INSERT OR IGNORE INTO confirmed VALUES (?2, ?1)", rows)
-                if numbers:
-                    self._db.change("UPDATE tiers SET last_written = ? WHERE id = ?", (numbers[-1], tier))
+            self._db.change("DELETE FROM takeover")
+            self._db.change(
+                "INSERT INTO takeover VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    setup.repository_id,
+                    setup.root_public,
+                    setup.installation.id,
+                    setup.installation.seed,
+                    setup.certificate.data,
+                    takeover.number,
+                    takeover.nonce,
+                ),
+            )
+
+    def take_over(
+        self,
+        record: Record,
+        live: Iterable[LiveObject],
+        tiers: Iterable[TierStart],
+        slots: Mapping[bytes, bytes],
+        backups: Iterable[tuple[int, Mapping[str, Any]]],
+    ) -> None:
+        """Decide the takeover under way: all that was known here gives way to what ``record`` says."""
+        takeover = self.takeover()
+        assert takeover is not None
+        with self._transaction():
+            for table in _HISTORY:
+                self._db.change(f"DELETE FROM {table}")  # noqa: S608 (the names are below)
+            self._set_setup(takeover.setup)
+            self._db.change_each("INSERT INTO keyslots VALUES (?, ?)", slots.items())
+            self.decide(record, revived=live)
+            for start in tiers:
+                self.start_tier(start, record.number)
+            for number, about in backups:
+                self.list_backup(number, about)
 
     # What is live
 
@@ -303,100 +339,12 @@ class State:
         row = self._db.row("SELECT name, type, size, added, dead FROM live WHERE name = ?", (name,))
         return None if row is None else _live_object(*row)
 
-    # Tiers
-
-    def tiers(self) -> list[TierRow]:
-        """All tiers not retired, in configured order."""
-        rows = self._db.rows(
-            "SELECT id, name, identity, start, last_written, to_compare, state, reason, since"
-            " FROM tiers ORDER BY position"
-        )
-        return [_tier_row(*row) for row in rows]
-
-    def tier(self, tier: bytes) -> TierRow:
-        return next(row for row in self.tiers() if row.id == tier)
-
-    def set_tier_state(self, tier: bytes, state: str, reason: str) -> None:
-        """Remember what a tier is; ``since`` moves only when the state changes."""
-        row = self.tier(tier)
-        if (row.state, row.reason) == (state, reason):
-            return
-        since = row.since if row.state == state else now_text()
-        with self._transaction():
-            self._db.change(
-                "UPDATE tiers SET state = ?, reason = ?, since = ? WHERE id = ?", (state, reason, since, tier)
-            )
-
-    def missing(self, tier: bytes) -> list[int]:
-        """Revisions of the journal, from the tier's start on, that it does not hold; ascending."""
-        rows = self._db.rows("SELECT n FROM missing WHERE tier = ? ORDER BY n", (tier,))
-        return [n for (n,) in rows]
-
-    def lacking(self, tier: bytes) -> set[bytes]:
-        """Names of live objects known not to be good there, though it holds the revisions that added them."""
-        return {name for (name,) in self._db.rows("SELECT name FROM lacking WHERE tier = ?", (tier,))}
-
-    def add_lacking(self, tier: bytes, names: Iterable[bytes]) -> None:
-        """These are not good there. What was confirmed before may need them, so it counts no more as such."""
-        with self._transaction():
-            added = self._db.change_each(
-                "INSERT OR IGNORE INTO lacking VALUES (?, ?)", [(tier, n) for n in names]
-            )
-            if added > 0:
-                self._db.change("DELETE FROM confirmed WHERE tier = ?", (tier,))
-
-    def remove_lacking(self, tier: bytes, names: Iterable[bytes]) -> None:
-        with self._transaction():
-            self._db.change_each(
-                "DELETE FROM lacking WHERE tier = ? AND name = ?", [(tier, n) for n in names]
-            )
-
-    def highest_held(self, tier: bytes) -> int:
-        """The highest revision that the tier holds; 0 for none."""
-        row = self._db.row(
-            "SELECT n FROM journal WHERE n >= (SELECT start FROM tiers WHERE id = ?1) AND NOT EXISTS"
-            " (SELECT 1 FROM missing WHERE missing.tier = ?1 AND missing.n = journal.n) ORDER BY n DESC LIMIT 1",
-            (tier,),
-        )
-        return int(row[0]) if row else 0
-
-    def tier_revision(self, tier: bytes) -> int:
-        """The highest number up to which the tier holds every revision from its start on."""
-        return int(
-            self._db.value(
-                "SELECT coalesce(max(n), 0) FROM journal WHERE n <"
-                " (SELECT coalesce(min(n), 9223372036854775807) FROM missing WHERE tier = ?)",
-                (tier,),
-            )
-        )
-
-    def forget_holds(self, tier: bytes) -> None:
-        """The tier was rolled back by its storage: nothing is known of it until it is compared in full."""
-        with self._transaction():
-            self._db.change(
-                "INSERT OR IGNORE INTO missing SELECT ?1, n FROM journal"
-                " WHERE n >= (SELECT start FROM tiers WHERE id = ?1)",
-                (tier,),
-            )
-            self._db.change("DELETE FROM confirmed WHERE tier = ?", (tier,))
-            self._db.change("UPDATE tiers SET last_written = 0, to_compare = 1 WHERE id = ?", (tier,))
-
-    def set_compared(self, tier: bytes) -> None:
-        with self._transaction():
-            self._db.change("UPDATE tiers SET to_compare = 0 WHERE id = ?", (tier,))
-
     # Backups and key slots
 
     def backups(self) -> list[tuple[int, dict[str, Any]]]:
         """All backups, also failed ones: revision and what `decide` was told, oldest first."""
-        rows = self._db.rows("SELECT n, info FROM backups ORDER BY n")
+        rows = self._db.rows("SELECT n, info FROM backups ORDER BY n, name, id")
         return [(n, json.loads(info)) for n, info in rows]
-
-    def is_on(self, number: int, tier: bytes) -> bool:
-        """Whether backup ``number`` is on ``tier``: confirmed as a target of it, or everything up to it is held
-        with nothing lacking. Holding the number alone is not enough: it refers to what came before."""
-        row = self._db.row("SELECT 1 FROM confirmed WHERE n = ? AND tier = ?", (number, tier))
-        return row is not None or (self.tier_revision(tier) >= number and not self.lacking(tier))
 
     def key_slots(self) -> dict[bytes, bytes]:
         """This installation's copy of every live key slot, by object name; before init, of those to come."""
@@ -416,16 +364,23 @@ class State:
         return bytes(self._db.value("SELECT value FROM setup WHERE key = 'repository'"))
 
 
-def now_text() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def _live_object(name: bytes, kind: str, size: int, added: int, dead: bytes) -> LiveObject:
     tiers = frozenset(dead[i : i + 16] for i in range(0, len(dead), 16))
     return LiveObject(ObjectType(kind), name, size, added, tiers)
 
 
-def _tier_row(
-    id: bytes, name: str, identity: bytes, start: int, last: int, compare: int, *rest: str
-) -> TierRow:
-    return TierRow(id, name, decode_identity(identity), start, last, bool(compare), *rest)
+_HISTORY = (
+    "setup",
+    "journal",
+    "intent",
+    "answered",
+    "live",
+    "keyslots",
+    "tiers",
+    "missing",
+    "lacking",
+    "confirmed",
+    "backups",
+    "takeover",
+)
+"""The tables that a takeover begins anew."""

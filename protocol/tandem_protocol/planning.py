@@ -20,13 +20,15 @@ LIST_ENTRY_SIZE = 64
 @dataclass(frozen=True, slots=True)
 class TierFacts:
     """One tier as a write or a synchronisation sees it: ``missing`` are the revisions of the journal that it
-    does not hold, ``lacking`` the live objects known not to be good there."""
+    does not hold, ``lacking`` the live objects known not to be good there. ``floor``: it is new, and until the base
+    of that number is confirmed there nothing that was added below counts as held; 0 for none."""
 
     tier_id: bytes
     state: State
     to_compare: bool
     missing: frozenset[int]
     lacking: frozenset[bytes]
+    floor: int = 0
 
     @property
     def reachable(self) -> bool:
@@ -40,6 +42,7 @@ class TierFacts:
         """Whether ``found`` is live there, added by a revision that the tier holds, and not known as bad."""
         return (
             found.live_on(self.tier_id)
+            and found.added >= self.floor
             and found.added not in self.missing
             and found.name not in self.lacking
             and not self.to_compare
@@ -99,7 +102,7 @@ def trusted_up_to(targets: Iterable[TierFacts], head: int) -> int:
     """The highest revision up to which every target holds everything with nothing lacking; 0 if none."""
     lowest = head
     for target in targets:
-        if target.lacking or target.to_compare:
+        if target.lacking or target.to_compare or target.floor:
             return 0
         if target.missing:
             lowest = min(lowest, min(target.missing) - 1)
@@ -113,15 +116,19 @@ def base_is_due(since_base: int, live_count: int) -> bool:
 
 
 def writable_now(
-    missing: Iterable[Record], present: Mapping[bytes, int], tier_id: bytes, live: Live
+    missing: Iterable[Record], present: Mapping[bytes, int], tier_id: bytes, live: Live, floor: int = 0
 ) -> list[int]:
     """The missing revisions all of whose objects that are live for the tier are there with the right size.
-    ``present``: name to size, as found on the tier."""
+    ``present``: name to size, as found on the tier. The base ``floor`` that a new tier starts from stands for all
+    that is below it: it needs all that was added up to it."""
 
     def is_there(record: Record) -> bool:
-        for ref in record.added:
-            found = live.get(ref.name)
-            if found is not None and found.live_on(tier_id) and present.get(ref.name) != ref.size:
+        names = [ref.name for ref in record.added]
+        if record.number == floor:
+            names += [name for name, found in live.items() if found.added < floor]
+        for name in names:
+            found = live.get(name)
+            if found is not None and found.live_on(tier_id) and present.get(name) != found.size:
                 return False
         return True
 

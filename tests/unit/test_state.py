@@ -230,7 +230,7 @@ def test_a_rolled_back_tier_is_forgotten_in_one(folder: Folder) -> None:
 def test_a_tiers_state_and_since_when(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     state = folder.again()
     for moment, (now, reason) in enumerate([("online", ""), ("online", "other"), ("lagging", "other")]):
-        monkeypatch.setattr("tandem_agent.state.now_text", lambda moment=moment: str(moment))
+        monkeypatch.setattr("tandem_agent.tierbook.now_text", lambda moment=moment: str(moment))
         state.set_tier_state(TIER, now, reason)
         state.set_tier_state(TIER, now, reason)
     row = folder.again().tier(TIER)

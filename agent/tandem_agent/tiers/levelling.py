@@ -144,7 +144,7 @@ class _Levelling:
         held = tier.facts()
         known = {o.name: o.size for o in live.values() if held.holds_last(o)}
         records = [state.record(number) for number in numbers]
-        ready = writable_now(records, known | present, tier.id, live)
+        ready = writable_now(records, known | present, tier.id, live, held.floor)
         for number in ready:
             await tier.write_record(state.record(number))
         if reason := await tier.verify(ready):

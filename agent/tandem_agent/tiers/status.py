@@ -64,7 +64,7 @@ def remembered_status(state: State, urls: Mapping[str, str]) -> TiersStatus:
     rows = []
     for row in state.tiers():
         missing, lacking = frozenset(state.missing(row.id)), frozenset(state.lacking(row.id))
-        facts = TierFacts(row.id, TierState.LAGGING, row.to_compare, missing, lacking)
+        facts = TierFacts(row.id, TierState.LAGGING, row.to_compare, missing, lacking, row.floor)
         rows.append(_status(state, row, urls.get(row.name, ""), facts, live, row.state, row.reason, None))
     return TiersStatus(state.head, rows)
 

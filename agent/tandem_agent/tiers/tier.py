@@ -73,9 +73,9 @@ class Tier:
     def facts(self) -> TierFacts:
         """What planning needs to know of this tier, as of now."""
         missing = frozenset(self._state.missing(self.id))
-        return TierFacts(
-            self.id, self.state, self.row.to_compare, missing, frozenset(self._state.lacking(self.id))
-        )
+        lacking = frozenset(self._state.lacking(self.id))
+        row = self.row
+        return TierFacts(self.id, self.state, row.to_compare, missing, lacking, row.floor)
 
     def believed(self) -> Believed:
         """What this installation knows of this tier, for the verdict."""
@@ -97,6 +97,7 @@ class Tier:
             highest_held=self._state.highest_held(self.id) if self._state.head else 0,
             last_written=row.last_written,
             complete=not facts.missing and not facts.lacking,
+            imported=row.imported,
             to_compare=row.to_compare,
         )
 

@@ -179,6 +179,8 @@ class TierSet:
         records: list[Record] = []
         wanted: list[ObjectRef] = []
         for number in missing:
+            if number == tier.row.floor:
+                continue  # it stands for all that is below, which is synchronisation's to bring
             record = self.state.record(number)
             needed = [r for r in record.added if r.name in live and live[r.name].live_on(tier.id)]
             if len(wanted) + len(needed) > most:
