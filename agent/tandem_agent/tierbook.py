@@ -116,6 +116,15 @@ class TierBook:
             )
         )
 
+    def held_above(self, tier: bytes, number: int) -> list[int]:
+        """The revisions of the journal above ``number`` that the tier holds; ascending."""
+        rows = self._db.rows(
+            "SELECT n FROM journal WHERE n > ?2 AND NOT EXISTS"
+            " (SELECT 1 FROM missing WHERE missing.tier = ?1 AND missing.n = journal.n) ORDER BY n",
+            (tier, number),
+        )
+        return [n for (n,) in rows]
+
     def forget_holds(self, tier: bytes) -> None:
         """The tier was rolled back by its storage: nothing is known of it until it is compared in full. After a
         takeover it has to be imported again: the roll-back may have undone the fence against the old one."""

@@ -7,7 +7,7 @@ caller carries out what the verdict asks for (``repairs``) and writes down what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
@@ -33,11 +33,15 @@ class SeenNumber:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """All that a look read from one tier; ``numbers`` holds each number that was probed."""
+    """All that a look read from one tier. ``numbers`` holds what a verdict needs to know of what stands at a
+    number. ``claimed`` and ``recorded``: the numbers whose claim (record) is there and ours (`is_ours`); where both
+    are, and nothing depends on it, the number need not be in ``numbers``."""
 
     identity: Identity | Fault | None
     epochs: Mapping[int, Certificate | Fault] = field(default_factory=dict)
     numbers: Mapping[int, SeenNumber] = field(default_factory=dict)
+    claimed: Set[int] = frozenset()
+    recorded: Set[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,14 +245,15 @@ def _foreign(seen: Seen, believed: Believed, *, lower: bool) -> Claim | Record |
     """The first claim or record that is not what we know of its number: of a lower epoch than ours if
     ``lower``, else of ours or a higher one. Judged by number: a nonce once heard of proves nothing."""
     for number, document in _documents(seen):
-        if isinstance(document, Fault) or _is_ours(number, document, believed):
+        if isinstance(document, Fault) or is_ours(number, document, believed):
             continue
         if (document.certificate.epoch < believed.epoch) == lower:
             return document
     return None
 
 
-def _is_ours(number: int, document: Claim | Record, believed: Believed) -> bool:
+def is_ours(number: int, document: Claim | Record, believed: Believed) -> bool:
+    """Whether what stands at ``number`` is what the journal, or the pending intent, says of it."""
     known = believed.journal.get(number)
     if isinstance(document, Record):
         return known is not None and document.hash == known.record_hash

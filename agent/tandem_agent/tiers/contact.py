@@ -1,16 +1,19 @@
 """Reading what a look needs from one tier: identity, epochs, and claims and records by number.
 
 Reads only, and judges nothing. Damage becomes a `Fault` value, so that the verdict sees all of it at once.
-The cost does not grow with the history: names are probed, and only a wide gap is listed, a leaf folder of
-256 numbers at a time.
+The cost does not grow with the history: what is known to be held is not read again, a few unknown numbers are
+probed, and of many only those that stand in a listing are read. Neither does memory: of what stands as the
+journal says only the number is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
+from tandem_agent.tiers.gaps import gaps_between, numbers_that_stand
 from tandem_protocol import names
 from tandem_protocol.errors import Corrupt, Missing, Unsupported
 from tandem_protocol.identity import MAX_SIZE, Identity, decode_identity
@@ -20,44 +23,194 @@ from tandem_protocol.revision import (
     MAX_CLAIM,
     MAX_RECORD,
     Certificate,
+    Claim,
     Forged,
+    Record,
     parse_claim,
     parse_epoch_file,
     parse_record,
 )
 from tandem_protocol.store import Store
-from tandem_protocol.verdict import Believed, Fault, Seen, SeenNumber
+from tandem_protocol.verdict import Believed, Fault, Seen, SeenNumber, is_ours
 
 _T = TypeVar("_T")
-PROBE_UP_TO = 64
-"""A gap of more numbers than this is listed instead of probed."""
+
+PROBE_UP_TO = 8
+"""More unknown numbers than this are looked for in listings: most of them are not there."""
 
 MAX_CLIMB = 4096
 """Most numbers above everything known that one look reads; what is higher is found by the next look."""
 
+CLIMB_AT_ONCE = 64
+"""Most of them that are asked for together."""
 
-async def read_tier(store: Store, believed: Believed, root_public: bytes, revision: int) -> Seen:
-    """Look at a tier whose revision is ``revision`` (the highest number up to which it holds all)."""
-    identity = await _read_identity(store)
-    if identity is None or (
-        isinstance(identity, Identity) and identity.repository_id != believed.repository_id
-    ):
-        return Seen(identity)
-    epochs = await _read_epochs(store, believed, root_public)
+
+async def read_tier(
+    store: Store, believed: Believed, root_public: bytes, revision: int, held: Collection[int] = ()
+) -> Seen:
+    """Look at a tier whose revision is ``revision`` (the highest number up to which it holds all). ``held``: the
+    numbers above it that it is known to hold as well; they were looked at when they were confirmed."""
+    reading = _Reading(store, believed, root_public)
     pending = believed.pending.number if believed.pending is not None else 0
     top = max(believed.head, pending)
-    low = max(revision + 1, believed.start, 1)
-    wanted = {believed.highest_held, believed.last_written} - {0}
-    wanted |= await _present(store, low, top)
-    numbers = await _read_numbers(store, wanted, believed, root_public)
-    climb = top
-    while climb < min(top + MAX_CLIMB, names.MAX_NUMBER):
-        climb += 1
-        found = await _read_number(store, climb, believed, root_public)
-        if found.claim is None and found.record is None:
-            break
-        numbers[climb] = found
-    return Seen(identity, epochs, numbers)
+    gaps = gaps_between(max(revision + 1, believed.start, 1), top, held)
+    unknown: list[int] = []
+
+    async def find_unknown() -> None:
+        unknown.extend(await numbers_that_stand(store, gaps, PROBE_UP_TO))
+
+    # Two steps however long the link: what says where to look, then what stands there.
+    await in_parallel(store.parallel, [reading.identify, reading.list_epochs, find_unknown])
+    if not reading.is_our_repository:
+        return Seen(reading.identity)
+    known = {believed.highest_held, believed.last_written} - {0}
+    above = range(top + 1, min(top + 2, names.MAX_NUMBER + 1))
+    await reading.read_all(known.union(unknown, above))
+    await reading.climb(above)
+    return reading.seen()
+
+
+class _Reading:
+    """One look under way, and what it has found so far."""
+
+    def __init__(self, store: Store, believed: Believed, root_public: bytes) -> None:
+        self.identity: Identity | Fault | None = None
+        self._store = store
+        self._believed = believed
+        self._root_public = root_public
+        self._listed: list[int] = []
+        self._epochs: dict[int, Certificate | Fault] = {}
+        self._numbers: dict[int, SeenNumber] = {}
+        self._whole: dict[str, tuple[int, SeenNumber]] = {}
+        self._claimed: set[int] = set()
+        self._recorded: set[int] = set()
+        self._certificates: dict[bytes, Certificate] = {}
+
+    @property
+    def is_our_repository(self) -> bool:
+        """Also where the identity is damaged: epochs and records tell whose it is."""
+        if isinstance(self.identity, Identity):
+            return self.identity.repository_id == self._believed.repository_id
+        return self.identity is not None
+
+    def seen(self) -> Seen:
+        numbers = self._numbers | dict(self._whole.values())
+        return Seen(self.identity, self._epochs, numbers, frozenset(self._claimed), frozenset(self._recorded))
+
+    # Identity and epochs
+
+    async def identify(self) -> None:
+        self.identity = await _read_identity(self._store)
+
+    async def list_epochs(self) -> None:
+        listed = [names.parse_epoch(entry.name) async for entry in self._store.list(names.EPOCHS)]
+        self._listed = sorted(epoch for epoch in listed if epoch is not None)
+
+    async def _read_epoch(self, epoch: int) -> None:
+        repository = self._believed.repository_id
+        found = await read_document(
+            self._store,
+            names.epoch_path(epoch),
+            MAX_CERTIFICATE,
+            lambda data: parse_epoch_file(data, repository, self._root_public, epoch),
+        )
+        if found is not None:
+            self._epochs[epoch] = found
+
+    # Claims and records
+
+    async def read_all(self, numbers: Iterable[int]) -> None:
+        """The epoch files, and claim and record of each of ``numbers``, as many at once as the store allows."""
+        jobs: list[Callable[[], Awaitable[None]]] = [partial(self._read_epoch, n) for n in self._listed]
+        jobs += [partial(self._read_number, n) for n in sorted(numbers)]
+        await in_parallel(self._store.parallel, jobs)
+
+    async def climb(self, block: range) -> None:
+        """Go on above ``block``, which has been read, until nothing stands somewhere."""
+        end = min(block.start + MAX_CLIMB, names.MAX_NUMBER + 1)
+        while block and all(number in self._numbers for number in block):
+            width = min(2 * len(block), CLIMB_AT_ONCE)
+            block = range(block.stop, min(block.stop + width, end))
+            jobs = [partial(self._read_number, number) for number in block]
+            await in_parallel(self._store.parallel, jobs)
+
+    async def _read_number(self, number: int) -> None:
+        """Claim and record together: nothing else of the look waits for either."""
+        found: list[Claim | Record | Fault | None] = [None, None]
+
+        async def claim() -> None:
+            found[0] = await self._read_claim(number)
+
+        async def record() -> None:
+            found[1] = await self._read_record(number)
+
+        await in_parallel(2 if self._store.parallel > 1 else 1, [claim, record])
+        claimed, recorded = found
+        assert not isinstance(claimed, Record) and not isinstance(recorded, Claim)
+        self._take(number, SeenNumber(claimed, recorded))
+
+    async def _read_claim(self, number: int) -> Claim | Fault | None:
+        believed = self._believed
+        return await read_document(
+            self._store,
+            names.claim_path(number),
+            MAX_CLAIM,
+            lambda data: parse_claim(
+                data, believed.repository_id, self._root_public, believed.tier_id, number
+            ),
+        )
+
+    async def _read_record(self, number: int) -> Record | Fault | None:
+        return await read_document(
+            self._store,
+            names.record_path(number),
+            MAX_RECORD,
+            lambda data: parse_record(data, self._believed.repository_id, self._root_public, number),
+        )
+
+    # What is kept of them
+
+    def _take(self, number: int, found: SeenNumber) -> None:
+        """Keep what the verdict needs. A record may take megabytes, and a gap may have thousands: of each kind of
+        trouble the lowest number is kept whole (the one that a verdict names), of others no record."""
+        if isinstance(found.claim, Claim) and is_ours(number, found.claim, self._believed):
+            self._claimed.add(number)
+        if isinstance(found.record, Record) and is_ours(number, found.record, self._believed):
+            self._recorded.add(number)
+        if number in self._asked_for():
+            self._numbers[number] = found
+            return
+        kinds = list(self._kinds_of_trouble(number, found))
+        if not kinds:
+            return
+        self._numbers[number] = self._without_bulk(found)
+        for kind in kinds:
+            if kind not in self._whole or number < self._whole[kind][0]:
+                self._whole[kind] = number, found
+
+    def _asked_for(self) -> tuple[int, ...]:
+        """The numbers of which a verdict asks whether claim and record are still there."""
+        believed = self._believed
+        pending = believed.pending.number if believed.pending is not None else 0
+        return believed.highest_held, believed.last_written, pending
+
+    def _kinds_of_trouble(self, number: int, found: SeenNumber) -> Iterator[str]:
+        """Nothing for a number where nothing stands, or only what is ours."""
+        if found.claim is None and found.record is not None:
+            yield "record without claim"
+        for document in (found.claim, found.record):
+            if isinstance(document, Fault):
+                yield document.value
+            elif document is not None and not is_ours(number, document, self._believed):
+                yield "late" if document.certificate.epoch < self._believed.epoch else "foreign"
+
+    def _without_bulk(self, found: SeenNumber) -> SeenNumber:
+        """The same for a verdict that has a lower number to name. That a claim stands there still counts."""
+        claim = found.claim
+        if isinstance(claim, Claim):
+            certificate = self._certificates.setdefault(claim.certificate.data, claim.certificate)
+            claim = replace(claim, certificate=certificate, parents=(), sealed=b"", data=b"")
+        return SeenNumber(claim, found.record if isinstance(found.record, Fault) else None)
 
 
 async def _read_identity(store: Store) -> Identity | Fault | None:
@@ -71,73 +224,7 @@ async def _read_identity(store: Store) -> Identity | Fault | None:
         return None
 
 
-async def _read_epochs(
-    store: Store, believed: Believed, root_public: bytes
-) -> dict[int, Certificate | Fault]:
-    listed = [names.parse_epoch(entry.name) async for entry in store.list(names.EPOCHS)]
-    found: dict[int, Certificate | Fault] = {}
-
-    async def read(epoch: int) -> None:
-        value = await _optional(
-            store,
-            names.epoch_path(epoch),
-            MAX_CERTIFICATE,
-            lambda data: parse_epoch_file(data, believed.repository_id, root_public, epoch),
-        )
-        if value is not None:
-            found[epoch] = value
-
-    epochs = sorted(epoch for epoch in listed if epoch is not None)
-    await in_parallel(store.parallel, [partial(read, epoch) for epoch in epochs])
-    return found
-
-
-async def _present(store: Store, low: int, top: int) -> set[int]:
-    """The numbers from ``low`` to ``top`` that may have a claim or record: all of a narrow gap, the listed
-    ones of a wide one."""
-    if top - low < PROBE_UP_TO:
-        return set(range(low, top + 1))
-    found: set[int] = set()
-    first = low & ~0xFF
-    for start in range(max(first, 1), top + 1, 256):
-        folder = names.number_folder(start)
-        async for entry in store.list(folder):
-            parsed = names.parse_numbered(f"{folder}/{entry.name}")
-            if parsed is not None and low <= parsed[0] <= top:
-                found.add(parsed[0])
-    return found
-
-
-async def _read_numbers(
-    store: Store, wanted: Iterable[int], believed: Believed, root_public: bytes
-) -> dict[int, SeenNumber]:
-    found: dict[int, SeenNumber] = {}
-
-    async def read(number: int) -> None:
-        found[number] = await _read_number(store, number, believed, root_public)
-
-    await in_parallel(store.parallel, [partial(read, number) for number in sorted(wanted)])
-    return found
-
-
-async def _read_number(store: Store, number: int, believed: Believed, root_public: bytes) -> SeenNumber:
-    repository = believed.repository_id
-    claim = await _optional(
-        store,
-        names.claim_path(number),
-        MAX_CLAIM,
-        lambda data: parse_claim(data, repository, root_public, believed.tier_id, number),
-    )
-    record = await _optional(
-        store,
-        names.record_path(number),
-        MAX_RECORD,
-        lambda data: parse_record(data, repository, root_public, number),
-    )
-    return SeenNumber(claim, record)
-
-
-async def _optional(store: Store, path: str, limit: int, parse: Callable[[bytes], _T]) -> _T | Fault | None:
+async def read_document(store: Store, path: str, limit: int, parse: Callable[[bytes], _T]) -> _T | Fault | None:
     try:
         return _decoded(parse, await store.read(path, 0, limit + 1))
     except Missing:

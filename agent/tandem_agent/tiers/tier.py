@@ -135,8 +135,7 @@ class Tier:
             return verdict.reason
         assert self.seen is not None
         for number in numbers:
-            found = self.seen.numbers.get(number)
-            if found is None or not isinstance(found.claim, Claim) or not isinstance(found.record, Record):
+            if number not in self.seen.claimed or number not in self.seen.recorded:
                 return f"revision {number} was written there and is not to be found"
         return ""
 
@@ -144,7 +143,9 @@ class Tier:
         believed = self.believed()
         assert self._installed is not None
         revision = self._state.tier_revision(self.id) if self._state.head else 0
-        self.seen = await read_tier(store, believed, self._installed.root_public, revision)
+        # Held above a gap: looked at when it was confirmed, and not again at each look, as what is below it.
+        held = self._state.held_above(self.id, revision) if believed.highest_held > revision else ()
+        self.seen = await read_tier(store, believed, self._installed.root_public, revision, held)
         verdict = judge(self.seen, believed)
         if verdict.case is Case.SECOND_INSTALLATION:
             self.set_state(verdict.state, verdict.reason)
