@@ -13,6 +13,7 @@ from tandem_agent.reading import RepositoryView
 from tandem_protocol.envelope import DocType
 from tandem_protocol.errors import Missing, NoTierReachable, Refused, Unavailable
 from tandem_protocol.names import ObjectType, object_path
+from tandem_protocol.snapshot import MAX_SNAPSHOT
 from tandem_protocol.store import Store
 
 DATA = b"block of data"
@@ -193,3 +194,14 @@ async def test_whole_objects_are_verified_by_name(tmp_path: Path) -> None:
     repo.damage("remote", path, 30)
     with pytest.raises(Missing, match="snapshot"):
         await fetcher(view).whole(ObjectType.SNAPSHOT, name_of(path))
+
+
+async def test_what_is_longer_than_any_of_its_kind_is_not_read_to_its_end(tmp_path: Path) -> None:
+    repo, view, _, _ = await one_blob(tmp_path)
+    (path,) = repo.paths(ObjectType.SNAPSHOT)
+    good = repo.stores["remote"].shared[path]
+    repo.stores["vault"].shared[path] = good + bytes(2 * MAX_SNAPSHOT)
+    fetch = fetcher(view)
+    assert await fetch.whole(ObjectType.SNAPSHOT, name_of(path)) == good
+    assert fetch.damage == [Damage("vault", ObjectType.SNAPSHOT, name_of(path), "damaged")]
+    assert fetch.read_from["vault"] == MAX_SNAPSHOT + 1

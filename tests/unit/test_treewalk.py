@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,7 +13,7 @@ from tests.support.smallrepo import SmallRepo, file, folder, link
 from tandem_agent.engine.treewalk import Broken, Enter, Entries, Leave, Selection, TreeWalker, normal_path
 from tandem_protocol.envelope import DocType
 from tandem_protocol.errors import Corrupt, Missing, Usage
-from tandem_protocol.tree import DIR, PageBuilder
+from tandem_protocol.tree import DIR, FILE, PageBuilder
 
 
 def reader(repo: SmallRepo) -> Callable[[bytes], Awaitable[bytes]]:
@@ -148,6 +149,27 @@ async def test_depth_is_limited() -> None:
     root = repo.tree({b"d": node})
     assert ("broken", b"/".join([b"d"] * 21), Corrupt) in await told(repo, root, max_depth=20)
     assert not [one for one in await told(repo, root) if one[0] == "broken"]
+
+
+async def test_a_tree_with_more_paths_than_anyone_can_count_can_be_stopped() -> None:
+    """Forty folders that each hold the next one twice, all at hand: nothing waits, and still others get turns."""
+    ids = {depth: bytes([depth]) * 32 for depth in range(41)}
+    pages = {ids[0]: page([entry(b"f", FILE, b"x" * 32)])}
+    for depth in range(1, 41):
+        pages[ids[depth]] = page([entry(name, DIR, ids[depth - 1]) for name in (b"a", b"b")])
+
+    async def read(block: bytes) -> bytes:
+        return pages[block]
+
+    async def walk() -> None:
+        async for _ in TreeWalker(read).walk(ids[40]):
+            pass
+
+    walking = asyncio.create_task(walk())
+    await asyncio.sleep(0)
+    walking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await walking
 
 
 async def test_a_lost_page_loses_only_what_is_on_it() -> None:

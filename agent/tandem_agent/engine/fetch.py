@@ -17,10 +17,12 @@ from typing import Protocol
 from tandem_protocol.envelope import DocType
 from tandem_protocol.errors import Corrupt, Missing, NoTierReachable, TandemError, Unavailable
 from tandem_protocol.frames import Frame
+from tandem_protocol.index import MAX_SEGMENT
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.names import ObjectType, object_name, object_path
 from tandem_protocol.pack import open_frame
 from tandem_protocol.seal import content_id
+from tandem_protocol.snapshot import MAX_SNAPSHOT
 from tandem_protocol.store import Store
 
 READ_AHEAD = 2 * 1024 * 1024
@@ -28,6 +30,7 @@ _CHUNKS = 16
 _PARALLEL = 8
 _RAW_CACHE = 48 * 1024 * 1024
 _MAX_DAMAGE = 10_000
+_LONGEST = {ObjectType.SNAPSHOT: MAX_SNAPSHOT, ObjectType.INDEX: MAX_SEGMENT}
 
 Place = tuple[int, int, int, int]
 """(pack number, frame number, offset in the raw frame, length): where a blob is, as the index says."""
@@ -184,9 +187,10 @@ class Fetcher:
         return Missing(f"{kind} {name.hex()[:16]} is good on no tier")
 
     async def whole(self, kind: ObjectType, name: bytes) -> bytes:
-        """A small object, whole, verified by its name, from the first tier that has it good."""
+        """A small object, whole, verified by its name, from the first tier that has it good. What is longer there
+        than any of its kind is damage, and not read to its end."""
         for tier in self._order(name, ()):
-            data = await self._ask(tier, kind, name, 0, None)
+            data = await self._ask(tier, kind, name, 0, _LONGEST[kind] + 1)
             if data is None:
                 continue
             if object_name(data) == name:

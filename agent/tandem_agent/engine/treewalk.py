@@ -2,11 +2,14 @@
 
 Nothing that a tree says is trusted: names are checked again, folders that contain themselves, folders that
 are nested too deep and names that come twice are refused, and only the folder where it happens is lost.
-This module reads blobs through the function it is given and writes nothing.
+There is no cap on how much a tree holds: folders that share what is below them are nothing unusual, and a tree made
+to have more paths than anyone can count only takes time, for memory is held for the way down alone, and whoever
+started it can stop it at any moment. This module reads blobs through the function it is given and writes nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +18,9 @@ from tandem_protocol.tree import DIR, FILE, Entry, Page, decode_page
 
 ID = 32
 MAX_DEPTH = 4096
+
+_BREATH = 16
+"""Steps of a walk after which others get a turn: where all pages are at hand, nothing else would stop it."""
 
 ReadBlob = Callable[[bytes], Awaitable[bytes]]
 
@@ -152,7 +158,11 @@ class TreeWalker:
         top = Folder(b"", None, 0, branch.everything)
         yield Enter(top)
         levels = [_Level(top, branch, self._ids(root, indirect=False), root)]
+        steps = 0
         while levels:
+            steps += 1
+            if steps % _BREATH == 0:
+                await asyncio.sleep(0)
             level = levels[-1]
             step = await self._step(level, levels)
             if step is None:
