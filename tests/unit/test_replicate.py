@@ -24,7 +24,7 @@ from tandem_protocol.replicate import (
     sizes_of,
 )
 from tandem_protocol.revision import ObjectRef
-from tandem_protocol.store import Store
+from tandem_protocol.store import Buffer, Store
 from tandem_protocol.stores.memory import MemoryStore
 
 MAKE = random.Random(11)
@@ -227,6 +227,87 @@ async def test_reading_ahead_keeps_to_a_few_objects() -> None:
     target.hook = hook
     await copy(target, source)
     assert most <= module.READ_AHEAD + 2
+
+
+class Slow(MemoryStore):
+    """Every put and read takes turns of the event loop; tells how many were under way at once."""
+
+    def __init__(self, place: Place, parallel: int) -> None:
+        super().__init__(place.shared)
+        self.parallel = parallel
+        self.under_way = self.most = 0
+
+    async def _turns(self) -> None:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.under_way -= 1
+
+    async def put(self, name: str, data: Buffer, sent: Callable[[int], None] | None = None) -> None:
+        await self._turns()
+        await super().put(name, data, sent)
+
+    async def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        await self._turns()
+        return await super().read(name, offset, length)
+
+
+@pytest.mark.parametrize(("parallel", "most"), [(1, 1), (3, 3), (1024, module.WRITERS)])
+async def test_as_many_are_written_and_read_at_once_as_the_stores_take(parallel: int, most: int) -> None:
+    source, target = Slow(full_place(), 4), Slow(Place(), parallel)
+    await source.open()
+    await target.open()
+    outcome = await replicate(REFS, {ref.name: [source] for ref in REFS}, target, heal=_never)
+    assert sorted(outcome.copied) == sorted(ref.name for ref in REFS)
+    assert (source.most, target.most) == (min(4, most + module.READ_AHEAD), most)
+    assert target.shared == full_place().shared
+
+
+async def test_what_is_in_memory_is_bounded_and_a_larger_object_is_carried_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = sorted(map(len, CONTENTS))
+    monkeypatch.setattr(module, "IN_MEMORY", sizes[-1] - 1)
+    source, target = Slow(full_place(), 4), Slow(Place(), 4)
+    await source.open()
+    await target.open()
+    held: dict[str, int] = {}
+    most: list[int] = []
+    read, put = source.read, target.put
+
+    async def reading(name: str, offset: int = 0, length: int | None = None) -> bytes:
+        held[name] = len(source.shared[name])
+        most.append(sum(held.values()) if len(held) > 1 else 0)
+        return await read(name, offset, length)
+
+    async def putting(name: str, data: Buffer, sent: Callable[[int], None] | None = None) -> None:
+        await put(name, data, sent)
+        del held[name]
+
+    monkeypatch.setattr(source, "read", reading)
+    monkeypatch.setattr(target, "put", putting)
+    outcome = await replicate(REFS, {ref.name: [source] for ref in REFS}, target, heal=_never)
+    assert len(outcome.copied) == len(REFS)
+    assert 0 < max(most) <= module.IN_MEMORY
+
+
+async def test_what_was_copied_is_told_also_when_it_is_cancelled() -> None:
+    target, outcome = Place(), Outcome()
+    store, source = await opened(target), await opened(full_place())
+    tasks: list[asyncio.Task[Outcome]] = []
+
+    def hook(_verb: str, name: str) -> bool:
+        if name == path_of(REFS[5]):
+            tasks[0].cancel()
+        return True
+
+    target.hook = hook
+    sources = {ref.name: [source] for ref in REFS}
+    tasks.append(asyncio.create_task(replicate(REFS, sources, store, heal=_never, outcome=outcome)))
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[0]
+    assert [ref.name for ref in REFS[:5]] == outcome.copied[:5]
 
 
 # Sizes

@@ -271,3 +271,28 @@ async def test_an_unused_scripted_fault_fails_the_test() -> None:
         bench = Bench(script)
         await bench.store.open()
         await bench.store.put(NAME, b"x")
+
+
+async def test_a_session_that_ended_because_a_verb_was_cancelled_is_no_failed_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Store contract: "a cancelled verb may end the session". Who stopped it must not wait for that."""
+    with scripted() as script:
+        bench = Bench(script)
+        await bench.store.open()
+        hung = bench.made[0]
+
+        async def never(*_: object) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(hung, "put", never)
+        task = asyncio.create_task(bench.store.put(NAME, b"data"))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await hung.inner.close()
+        with pytest.raises(Missing):
+            await bench.store.size(NAME)
+    assert (bench.slept, bench.store.last_fault) == ([], "")
+    assert bench.reported == bench.made[1:] != []

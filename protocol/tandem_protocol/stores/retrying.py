@@ -29,7 +29,8 @@ OnSession = Callable[[Store], Awaitable[None]]
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often, how patiently. Seconds: the wait doubles up to ``max_s``, plus at most ``jitter_s``."""
+    """How often, how patiently. Seconds: the wait doubles up to ``max_s``, plus at most ``jitter_s`` (and never more
+    jitter than ``max_s``: who configures short waits means it)."""
 
     attempts: int = 10
     first_s: float = 0.5
@@ -62,6 +63,8 @@ class RetryingStore(Store):
         """What the latest failed attempt said, for people who wait."""
         self.troubled_since: float | None = None
         """Time of the loop's clock since when verbs have failed and nothing got forward; None when all is well."""
+        self._doubtful: Store | None = None
+        """The session in which a verb was cancelled last: it may have ended by that."""
         self._wanted = False
         self._first = True
         self._opening = asyncio.Lock()
@@ -157,7 +160,8 @@ class RetryingStore(Store):
 
         async for turn in AsyncRetrying(
             stop=stop_after_attempt(policy.attempts),
-            wait=wait_exponential(policy.first_s, policy.max_s) + wait_random(0, policy.jitter_s),
+            wait=wait_exponential(policy.first_s, policy.max_s)
+            + wait_random(0, min(policy.jitter_s, policy.max_s)),
             retry=retry_if_exception_type(Unavailable),
             sleep=self._sleep,
             reraise=True,
@@ -167,7 +171,18 @@ class RetryingStore(Store):
                 store: Store | None = None
                 try:
                     store = await self._session()
-                    answer = await attempt(store, count)
+                    try:
+                        answer = await attempt(store, count)
+                    except asyncio.CancelledError:
+                        self._doubtful = store
+                        raise
+                    except Unavailable:
+                        if self._doubtful is not store:
+                            raise
+                        # A verb that was cancelled ended the session: that is no fault of the link.
+                        await self._drop(store)
+                        store = await self._session()
+                        answer = await attempt(store, count)
                     self.troubled_since = None
                     return answer
                 except Unavailable as fault:
