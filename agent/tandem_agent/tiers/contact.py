@@ -8,6 +8,7 @@ journal says only the number is kept.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -43,6 +44,9 @@ MAX_CLIMB = 4096
 
 CLIMB_AT_ONCE = 64
 """Most of them that are asked for together."""
+
+MAX_ABOVE = 16
+"""Epoch files above ours that are read, the highest: one says it all, however many somebody has put there."""
 
 
 async def read_tier(
@@ -104,7 +108,9 @@ class _Reading:
 
     async def list_epochs(self) -> None:
         listed = [names.parse_epoch(entry.name) async for entry in self._store.list(names.EPOCHS)]
-        self._listed = sorted(epoch for epoch in listed if epoch is not None)
+        found = sorted(epoch for epoch in listed if epoch is not None)
+        up_to_ours = bisect_right(found, self._believed.epoch)
+        self._listed = found[:up_to_ours] + found[up_to_ours:][-MAX_ABOVE:]
 
     async def _read_epoch(self, epoch: int) -> None:
         repository = self._believed.repository_id
@@ -224,7 +230,9 @@ async def _read_identity(store: Store) -> Identity | Fault | None:
         return None
 
 
-async def read_document(store: Store, path: str, limit: int, parse: Callable[[bytes], _T]) -> _T | Fault | None:
+async def read_document(
+    store: Store, path: str, limit: int, parse: Callable[[bytes], _T]
+) -> _T | Fault | None:
     try:
         return _decoded(parse, await store.read(path, 0, limit + 1))
     except Missing:
