@@ -135,7 +135,7 @@ def judge(seen: Seen, believed: Believed) -> Verdict:
     repairs: list[Rewrite] = []
     if seen.identity is Fault.DAMAGED:
         repairs.append(Rewrite("identity"))
-    verdict = _judge_trouble(seen) or _judge_second_installation(seen, believed)
+    verdict = _judge_trouble(seen, believed) or _judge_second_installation(seen, believed)
     if verdict is not None:
         return verdict
     repairs += _damaged_epochs(seen, believed)
@@ -163,7 +163,9 @@ def _judge_identity(seen: Seen, believed: Believed) -> Verdict | None:
     if identity is None:
         return Verdict(Case.NO_IDENTITY, State.OFFLINE, "no repository there: not mounted, or wiped")
     if identity is Fault.UNSUPPORTED:
-        return Verdict(Case.UNSUPPORTED, State.BLOCKED, "its layout is newer than this program knows")
+        return Verdict(
+            Case.UNSUPPORTED, State.BLOCKED, "its layout is newer than this program knows: upgrade tandem"
+        )
     if isinstance(identity, Fault):
         ours = any(
             isinstance(found, Certificate) and found.installation_id == believed.installation_id
@@ -188,14 +190,19 @@ def _documents(seen: Seen) -> Iterator[tuple[int, Claim | Record | Fault]]:
                 yield number, document
 
 
-def _judge_trouble(seen: Seen) -> Verdict | None:
+def _judge_trouble(seen: Seen, believed: Believed) -> Verdict | None:
     for number, document in _documents(seen):
         if document is Fault.FORGED:
             reason = f"revision {number} is signed by a key that this repository never enrolled"
             return Verdict(Case.FORGED, State.BLOCKED, reason)
-    for number, document in _documents(seen):
-        if document is Fault.UNSUPPORTED:
-            return Verdict(Case.UNSUPPORTED, State.BLOCKED, f"revision {number} needs a newer program")
+    newer = [f"revision {number}" for number, document in _documents(seen) if document is Fault.UNSUPPORTED]
+    newer += [
+        f"epoch {epoch}"  # above ours it is a takeover, whoever can read it
+        for epoch, found in sorted(seen.epochs.items())
+        if found is Fault.UNSUPPORTED and epoch <= believed.epoch
+    ]
+    if newer:
+        return Verdict(Case.UNSUPPORTED, State.BLOCKED, f"{newer[0]} needs a newer program: upgrade tandem")
     return None
 
 

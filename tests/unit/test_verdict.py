@@ -119,6 +119,15 @@ def test_a_document_that_needs_a_newer_program_blocks() -> None:
     assert outcome(scene) == (Case.UNSUPPORTED, State.BLOCKED)
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_an_epoch_up_to_ours_that_needs_a_newer_program_blocks_and_is_not_moved_aside(epoch: int) -> None:
+    scene = Scene(writer=Writer(epoch=2))
+    scene.epochs[epoch] = Fault.UNSUPPORTED
+    verdict = verdict_of(scene)
+    assert (verdict.case, verdict.state, verdict.repairs) == (Case.UNSUPPORTED, State.BLOCKED, ())
+    assert f"epoch {epoch}" in verdict.reason and "upgrade" in verdict.reason
+
+
 # Second installation
 
 
