@@ -84,6 +84,8 @@ class _Reading:
         self._root_public = root_public
         self._listed: list[int] = []
         self._epochs: dict[int, Certificate | Fault] = {}
+        self._claims: dict[int, Claim | Fault | None] = {}
+        self._records: dict[int, Record | Fault | None] = {}
         self._numbers: dict[int, SeenNumber] = {}
         self._whole: dict[str, tuple[int, SeenNumber]] = {}
         self._claimed: set[int] = set()
@@ -128,8 +130,7 @@ class _Reading:
     async def read_all(self, numbers: Iterable[int]) -> None:
         """The epoch files, and claim and record of each of ``numbers``, as many at once as the store allows."""
         jobs: list[Callable[[], Awaitable[None]]] = [partial(self._read_epoch, n) for n in self._listed]
-        jobs += [partial(self._read_number, n) for n in sorted(numbers)]
-        await in_parallel(self._store.parallel, jobs)
+        await in_parallel(self._store.parallel, jobs + self._parts(numbers))
 
     async def climb(self, block: range) -> None:
         """Go on above ``block``, which has been read, until nothing stands somewhere."""
@@ -137,42 +138,35 @@ class _Reading:
         while block and all(number in self._numbers for number in block):
             width = min(2 * len(block), CLIMB_AT_ONCE)
             block = range(block.stop, min(block.stop + width, end))
-            jobs = [partial(self._read_number, number) for number in block]
-            await in_parallel(self._store.parallel, jobs)
+            await in_parallel(self._store.parallel, self._parts(block))
 
-    async def _read_number(self, number: int) -> None:
-        """Claim and record together: nothing else of the look waits for either."""
-        found: list[Claim | Record | Fault | None] = [None, None]
+    def _parts(self, numbers: Iterable[int]) -> list[Callable[[], Awaitable[None]]]:
+        """What reads claim and record of each of ``numbers``: a job each, for neither waits for the other."""
+        return [partial(read, n) for n in sorted(numbers) for read in (self._read_claim, self._read_record)]
 
-        async def claim() -> None:
-            found[0] = await self._read_claim(number)
-
-        async def record() -> None:
-            found[1] = await self._read_record(number)
-
-        await in_parallel(2 if self._store.parallel > 1 else 1, [claim, record])
-        claimed, recorded = found
-        assert not isinstance(claimed, Record) and not isinstance(recorded, Claim)
-        self._take(number, SeenNumber(claimed, recorded))
-
-    async def _read_claim(self, number: int) -> Claim | Fault | None:
-        believed = self._believed
-        return await read_document(
+    async def _read_claim(self, number: int) -> None:
+        believed, root = self._believed, self._root_public
+        self._claims[number] = await read_document(
             self._store,
             names.claim_path(number),
             MAX_CLAIM,
-            lambda data: parse_claim(
-                data, believed.repository_id, self._root_public, believed.tier_id, number
-            ),
+            lambda data: parse_claim(data, believed.repository_id, root, believed.tier_id, number),
         )
+        self._take_if_both(number)
 
-    async def _read_record(self, number: int) -> Record | Fault | None:
-        return await read_document(
+    async def _read_record(self, number: int) -> None:
+        believed, root = self._believed, self._root_public
+        self._records[number] = await read_document(
             self._store,
             names.record_path(number),
             MAX_RECORD,
-            lambda data: parse_record(data, self._believed.repository_id, self._root_public, number),
+            lambda data: parse_record(data, believed.repository_id, root, number),
         )
+        self._take_if_both(number)
+
+    def _take_if_both(self, number: int) -> None:
+        if number in self._claims and number in self._records:
+            self._take(number, SeenNumber(self._claims.pop(number), self._records.pop(number)))
 
     # What is kept of them
 

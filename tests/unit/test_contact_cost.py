@@ -1,0 +1,154 @@
+"""What contact costs however long the history (issue 4, "constant number of round trips"): counted, not timed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.support.bigrepo import BigRepo, BigTier
+from tests.support.bigstore import BigStore
+from tests.support.documents import nonce_of
+
+from tandem_agent.tiers.tier import Tier
+from tandem_agent.tiers.tierset import TierSet
+from tandem_protocol import names
+from tandem_protocol.errors import SecondInstallation
+from tandem_protocol.verdict import State
+
+LENGTHS = [10, 1_000, 100_000]
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as found:
+        yield found
+
+
+def tier_of(repo: BigRepo, plan: BigTier, parallel: int = 1024) -> tuple[Tier, BigStore]:
+    store = BigStore(repo, plan, parallel)
+    row = repo.state.tier(plan.identity.tier_id)
+    return Tier(row, "memory:", store, repo.state, repo.ring), store
+
+
+def made(stack: ExitStack, path: Path, revisions: int, level: int | None) -> BigRepo:
+    objects = min(3 * revisions, 30_000)
+    repo = BigRepo(path, revisions, objects, {"vault": None, "remote": level})
+    stack.callback(repo.state.close)
+    return repo
+
+
+@pytest.mark.parametrize("revisions", LENGTHS)
+async def test_a_look_costs_the_same_however_long_the_history(
+    memory_path: Path, stack: ExitStack, revisions: int
+) -> None:
+    """Identity, epochs, our epoch, claim and record of the last one, and nothing above it; in two steps."""
+    repo = made(stack, memory_path, revisions, revisions - 1)
+    level, store = tier_of(repo, repo.tiers[0])
+    await level.connect()
+    assert level.state is State.ONLINE, level.reason
+    assert (store.verbs, store.steps) == ({"read": 6, "list": 1}, 2), store.asked
+    behind, store = tier_of(repo, repo.tiers[1])
+    await behind.connect()
+    assert behind.state is State.LAGGING
+    assert (store.verbs, store.steps) == ({"read": 8, "list": 1}, 2), store.asked
+
+
+@pytest.mark.parametrize("revisions", LENGTHS)
+async def test_a_tier_that_lags_by_nine_tenths_costs_a_few_listings_more(
+    memory_path: Path, stack: ExitStack, revisions: int
+) -> None:
+    repo = made(stack, memory_path, revisions, revisions // 10)
+    tier, store = tier_of(repo, repo.tiers[1])
+    await tier.connect()
+    assert tier.state is State.LAGGING
+    assert store.verbs["read"] == 6 and 2 <= store.verbs["list"] <= 4, store.asked
+    assert store.steps <= 4
+    assert not any(call.startswith(f"list {names.REVISIONS}/{0:012x}/ff") for call in store.asked)
+
+
+@pytest.mark.parametrize("revisions", LENGTHS)
+async def test_a_new_tier_is_looked_at_from_the_base_on_that_it_starts_at(
+    memory_path: Path, stack: ExitStack, revisions: int
+) -> None:
+    repo = made(stack, memory_path, revisions, None)
+    tier, store = tier_of(repo, repo.add_new_tier("new"))
+    await tier.connect()
+    assert tier.state is State.LAGGING
+    assert store.verbs["read"] + store.verbs["list"] <= 8 and store.steps <= 4, store.asked
+
+
+@pytest.mark.parametrize("revisions", LENGTHS)
+async def test_contact_with_all_tiers_costs_the_same_however_long_the_history(
+    memory_path: Path, stack: ExitStack, revisions: int
+) -> None:
+    """Also what contact does beside the look: keys are read, and nothing is written."""
+    repo = made(stack, memory_path, revisions, None)
+    tiers = [tier_of(repo, plan, parallel=4) for plan in repo.tiers]
+    await TierSet([tier for tier, _ in tiers], repo.state, repo.ring).contact()
+    for tier, store in tiers:
+        assert tier.state is State.ONLINE, tier.reason
+        assert (store.verbs, store.steps) == ({"read": 7, "list": 1}, 4), store.asked
+
+
+async def test_what_is_held_above_a_revision_that_cannot_be_had_is_not_read_at_each_look(
+    memory_path: Path, stack: ExitStack
+) -> None:
+    """The vault that alone had revision 3 is away for long: the tier goes on without it."""
+    repo = made(stack, memory_path, 1_000, None)
+    plan = repo.tiers[1]
+    with repo.state.together():
+        repo.state._db.change("INSERT INTO missing VALUES (?, 3)", (plan.identity.tier_id,))
+    tier, store = tier_of(repo, plan)
+    await tier.connect()
+    assert tier.state is State.LAGGING
+    assert (store.verbs, store.steps) == ({"read": 8, "list": 1}, 2), store.asked
+
+
+async def test_a_gap_full_of_ours_is_read_and_only_its_numbers_are_kept(
+    memory_path: Path, stack: ExitStack
+) -> None:
+    """A synchronisation that ended before it could confirm what it had written."""
+    repo = made(stack, memory_path, 1_000, None)
+    plan = repo.tiers[1]
+    with repo.state.together():
+        repo.state._db.change(
+            "INSERT INTO missing SELECT ?, n FROM journal WHERE n BETWEEN 100 AND 999",
+            (plan.identity.tier_id,),
+        )
+    tier, _ = tier_of(repo, plan)
+    await tier.connect()
+    assert tier.seen is not None and tier.state is State.LAGGING
+    assert set(tier.seen.numbers) == {1_000}
+    assert tier.seen.claimed == tier.seen.recorded == set(range(100, 1_001))
+    assert await tier.verify(range(100, 1_000)) == ""
+
+
+async def test_of_a_clone_that_wrote_into_the_gap_one_document_is_kept_whole(
+    memory_path: Path, stack: ExitStack
+) -> None:
+    """It is found though it stands in the middle of a wide gap, and thousands of records take no memory."""
+    repo = made(stack, memory_path, 1_000, 100)
+    tier, store = tier_of(repo, repo.tiers[1])
+    for number in range(500, 700):
+        store.shared[names.claim_path(number)] = repo.writer.claim(number, tier.id, nonce_of(number, 9)).data
+        store.shared[names.record_path(number)] = repo.writer.record(number, nonce_of(number, 9)).data
+    with pytest.raises(SecondInstallation, match="revision 500 is not ours"):
+        await tier.connect()
+    assert tier.seen is not None
+    assert set(tier.seen.numbers) == {100, *range(500, 700)}
+    assert [n for n, found in tier.seen.numbers.items() if found.record is not None] == [100, 500]
+
+
+async def test_what_stands_above_the_head_is_read_to_its_end_in_few_steps(
+    memory_path: Path, stack: ExitStack
+) -> None:
+    repo = made(stack, memory_path, 10, None)
+    tier, store = tier_of(repo, repo.tiers[1])
+    for number in range(11, 311):
+        store.shared[names.claim_path(number)] = repo.writer.claim(number, tier.id, nonce_of(number, 9)).data
+    with pytest.raises(SecondInstallation, match="revision 11 is not ours"):
+        await tier.connect()
+    assert tier.seen is not None and max(tier.seen.numbers) == 310
+    assert store.steps <= 12
