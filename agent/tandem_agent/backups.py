@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +41,7 @@ def list_backups(state: State) -> list[BackupInfo]:
     return found
 
 
-def info_of(revision: int, info: dict[str, Any], tiers: list[str]) -> BackupInfo:
+def info_of(revision: int, info: Mapping[str, Any], tiers: list[str]) -> BackupInfo:
     """From what a record of kind backup (or an aborted one) has under seal."""
     snapshot = info.get("snapshot")
     return BackupInfo(

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tandem_agent.agent_key import make_agent_key
 from tandem_agent.config import Config, TierConfig
+from tandem_agent.pinning import Confirm, pin_host_key
 from tandem_agent.progress import Progress
 from tandem_agent.resync import sync
 from tandem_agent.state import Setup, State
 from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import (
     Agent,
-    agent_key_path,
-    host_alias,
     make_retrying,
     make_tiers,
-    pinned_lines,
     process_lock,
     unlock_with_passphrase,
 )
@@ -33,12 +31,9 @@ from tandem_protocol.keys import KeyRing, agent_slot, passphrase_slot
 from tandem_protocol.names import ObjectType, object_name
 from tandem_protocol.revision import Certificate, Installation, Kind
 from tandem_protocol.store import Store
-from tandem_protocol.stores.host_keys import OfferedKey, fetch_host_keys
 
 INIT_ATTEMPTS = 3
 """Somebody is watching: say soon that a place cannot be reached."""
-
-Confirm = Callable[[str, Sequence[OfferedKey]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +49,7 @@ async def init_repository(config: Config, passphrase: str, confirm_host_key: Con
     """Make the repository on every tier of ``config``. Raises if any tier is not reachable: run it again."""
     with process_lock(config):
         for tier in config.tiers:
-            await _pin_host_key(config, tier, confirm_host_key)
+            await pin_host_key(config, tier, confirm_host_key)
         state = State.open(config.state_dir)
         try:
             return await _init(config, state, passphrase)
@@ -118,7 +113,7 @@ def _found(config: Config, state: State, passphrase: str) -> KeyRing:
     now = int(time.time())
     slots = [
         passphrase_slot(ring, passphrase, "init", created=now),
-        agent_slot(ring, _make_agent_key(config), "agent", created=now),
+        agent_slot(ring, make_agent_key(config), "agent", created=now),
     ]
     tiers = [
         (t.name, Identity(repository_id, t.tier_id or os.urandom(16), ring.root_public)) for t in config.tiers
@@ -126,27 +121,6 @@ def _found(config: Config, state: State, passphrase: str) -> KeyRing:
     setup = Setup(repository_id, ring.root_public, installation, certificate)
     state.found(setup, tiers, {object_name(slot): slot for slot in slots})
     return ring
-
-
-def _make_agent_key(config: Config) -> bytes:
-    """A new agent key file (0600), durable before a slot for it is made."""
-    path = agent_key_path(config)
-    key = os.urandom(32)
-    _write_durably(path, key)
-    return key
-
-
-def _write_durably(path: str, data: bytes, append: bool = False) -> None:
-    """Write a small private file so that it and its name survive a power cut."""
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with open(path, "ab" if append else "wb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 async def _check_free(config: Config, tier: TierConfig) -> None:
@@ -246,16 +220,3 @@ def _not_reachable(name: str, reason: str) -> TandemError:
     return Refused(
         f"tier {name} could not be made ready ({reason})", "run the same init again when it is back"
     )
-
-
-async def _pin_host_key(config: Config, tier: TierConfig, confirm: Confirm) -> None:
-    """Ask once for a server's key and pin it; a pinned one is never replaced here."""
-    if tier.place.scheme != "sftp" or tier.host_keys or pinned_lines(config, tier.place):
-        return
-    keys = await fetch_host_keys(tier.place.host, tier.place.port)
-    if not confirm(tier.name, keys):
-        raise Refused(
-            f"tier {tier.name}: the server's host key was not confirmed", "ask the server's owner for it"
-        )
-    lines = "".join(f"{host_alias(tier.place)} {key.line.split(' ', 1)[1]}\n" for key in keys)
-    _write_durably(config.known_hosts_path, lines.encode(), append=True)

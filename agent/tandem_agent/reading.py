@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from tandem_agent.backups import BackupInfo, info_of
+from tandem_agent.catalog import told_backups
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.engine.fetch import Fetcher, NamedStore
 from tandem_protocol.browse import StoredHistory, history_from_store
@@ -25,7 +26,6 @@ from tandem_protocol.index import PackEntry, decode_segment
 from tandem_protocol.keys import KeyRing, check_ring_matches
 from tandem_protocol.names import ObjectType, object_folders, parse_object_name
 from tandem_protocol.pack import read_trailer, trailer_span
-from tandem_protocol.revision import Kind, Record, open_details
 from tandem_protocol.store import Store
 
 __all__ = ["NamedStore", "RepositoryView", "open_index", "open_store", "update_index"]
@@ -182,7 +182,7 @@ async def open_store(
         tiers = [NamedStore(name, store, live.__contains__)]
         index, notices = await open_index(os.path.join(folder, "index"), ring, live, tiers)
         try:
-            backups = stored_backups(ring, history.records, name)
+            backups = stored_backups(ring, history, live, name)
             yield RepositoryView(ring, live, backups, tiers, index, [*history.notices, *notices])
         finally:
             index.close()
@@ -207,14 +207,9 @@ async def _with_listed(store: Store, history: StoredHistory) -> Objects:
     return live
 
 
-def stored_backups(ring: KeyRing, records: Iterable[Record], tier: str) -> list[BackupInfo]:
-    """The backups that the records of one tier tell of, oldest first, also failed ones."""
-    found = []
-    for record in records:
-        if record.kind not in (Kind.BACKUP, Kind.ABORTED):
-            continue
-        about = open_details(ring, record).get("backup")
-        if isinstance(about, dict) and about:
-            on = [tier] if about.get("status") != "failed" else []
-            found.append(info_of(record.number, about, on))
-    return found
+def stored_backups(ring: KeyRing, history: StoredHistory, live: Objects, tier: str) -> list[BackupInfo]:
+    """The backups that one tier tells of, oldest first, also failed ones."""
+    return [
+        info_of(number, about, [tier] if about.get("status") != "failed" else [])
+        for number, about in told_backups(ring, history.records, live)
+    ]

@@ -25,6 +25,7 @@ CREATE TABLE lacking (tier BLOB NOT NULL, name BLOB NOT NULL, PRIMARY KEY (tier,
 CREATE TABLE confirmed (n INTEGER NOT NULL, tier BLOB NOT NULL, PRIMARY KEY (n, tier)) WITHOUT ROWID;
 CREATE TABLE backups (id BLOB PRIMARY KEY, n INTEGER NOT NULL, name TEXT NOT NULL, info TEXT NOT NULL)
                      WITHOUT ROWID;
+CREATE TABLE ancestors (hash BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE takeover (one INTEGER PRIMARY KEY CHECK (one = 1), repository BLOB NOT NULL, root BLOB NOT NULL,
                        installation BLOB NOT NULL, seed BLOB NOT NULL, certificate BLOB NOT NULL,
                        n INTEGER NOT NULL, nonce BLOB NOT NULL);
@@ -34,6 +35,7 @@ UPGRADES = {
     1: """
 ALTER TABLE tiers ADD COLUMN floor INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE tiers ADD COLUMN imported INTEGER NOT NULL DEFAULT 1;
+CREATE TABLE ancestors (hash BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE takeover (one INTEGER PRIMARY KEY CHECK (one = 1), repository BLOB NOT NULL, root BLOB NOT NULL,
                        installation BLOB NOT NULL, seed BLOB NOT NULL, certificate BLOB NOT NULL,
                        n INTEGER NOT NULL, nonce BLOB NOT NULL);

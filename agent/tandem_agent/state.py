@@ -9,7 +9,7 @@ rules are in ``tandem_protocol``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -309,8 +309,10 @@ class State(TierBook):
         tiers: Iterable[TierStart],
         slots: Mapping[bytes, bytes],
         backups: Iterable[tuple[int, Mapping[str, Any]]],
+        ancestors: Iterable[bytes],
     ) -> None:
-        """Decide the takeover under way: all that was known here gives way to what ``record`` says."""
+        """Decide the takeover under way: all that was known here gives way to what ``record`` says. ``ancestors``:
+        hashes of all records that were read for it."""
         takeover = self.takeover()
         assert takeover is not None
         with self._transaction():
@@ -323,6 +325,49 @@ class State(TierBook):
                 self.start_tier(start, record.number)
             for number, about in backups:
                 self.list_backup(number, about)
+            self._add_ancestors(ancestors)
+
+    def join(
+        self,
+        record: Record,
+        revived: Sequence[LiveObject],
+        starts: Iterable[TierStart],
+        backups: Iterable[tuple[int, Mapping[str, Any]]],
+        ancestors: Iterable[bytes],
+    ) -> None:
+        """Decide a join: the late sides in ``starts`` start anew at ``record``, what they had beside our history is
+        live again (``revived``), and no other tier is known to have it."""
+        with self._transaction():
+            self.decide(record, revived=revived)
+            late = {start.identity.tier_id for start in starts}
+            for row in self.tiers():
+                if row.id not in late:
+                    self._db.change_each(
+                        "INSERT OR IGNORE INTO lacking VALUES (?, ?)",
+                        [(row.id, found.name) for found in revived],
+                    )
+            for start in starts:
+                self.start_tier(start, record.number)
+            for number, about in backups:
+                self.list_backup(number, about)
+            self._add_ancestors(ancestors)
+            self.end_intent()
+
+    def ancestors(self) -> set[bytes]:
+        """Hashes of all records that our history descends from, as far as they were ever read."""
+        rows = self._db.rows("SELECT hash FROM journal UNION SELECT hash FROM ancestors")
+        return {found for (found,) in rows}
+
+    def _add_ancestors(self, hashes: Iterable[bytes]) -> None:
+        self._db.change_each("INSERT OR IGNORE INTO ancestors VALUES (?)", [(found,) for found in hashes])
+
+    def names_told(self) -> set[bytes]:
+        """Every object that a record of the journal has ever named, and what is live."""
+        names = set(self.live())
+        for number in self.journal:
+            record = self.record(number)
+            names |= {ref.name for ref in record.added} | {removal.name for removal in record.removed}
+        return names
 
     # What is live
 
@@ -381,6 +426,7 @@ _HISTORY = (
     "lacking",
     "confirmed",
     "backups",
+    "ancestors",
     "takeover",
 )
 """The tables that a takeover begins anew."""

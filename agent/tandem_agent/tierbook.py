@@ -97,6 +97,18 @@ class TierBook:
                 "DELETE FROM lacking WHERE tier = ? AND name = ?", [(tier, n) for n in names]
             )
 
+    def lagging_bytes(self, tier: bytes) -> int:
+        """The size in bytes of all that is live for the tier and not known to be good there."""
+        return int(
+            self._db.value(
+                "SELECT coalesce(sum(size), 0) FROM live WHERE instr(dead, ?1) = 0"
+                " AND (added IN (SELECT n FROM missing WHERE tier = ?1)"
+                " OR name IN (SELECT name FROM lacking WHERE tier = ?1)"
+                " OR added < (SELECT floor FROM tiers WHERE id = ?1))",
+                (tier,),
+            )
+        )
+
     def highest_held(self, tier: bytes) -> int:
         """The highest revision that the tier holds; 0 for none."""
         row = self._db.row(
@@ -140,6 +152,11 @@ class TierBook:
                 " (SELECT 1 FROM journal WHERE kind = 'takeover') WHERE id = ?",
                 (tier,),
             )
+
+    def set_late(self, tier: bytes) -> None:
+        """Something of an earlier installation is there that is not in our history: it has to be joined first."""
+        with self._transaction():
+            self._db.change("UPDATE tiers SET imported = 0 WHERE id = ?", (tier,))
 
     def set_compared(self, tier: bytes) -> None:
         with self._transaction():

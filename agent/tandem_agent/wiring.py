@@ -19,7 +19,7 @@ from tandem_agent.places import INSECURE, Place
 from tandem_agent.state import State
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
-from tandem_protocol.errors import Busy, Corrupt, Full, Refused, TandemError, Usage
+from tandem_protocol.errors import Busy, Corrupt, Full, Refused, TandemError, Unsupported, Usage
 from tandem_protocol.keys import (
     KeyRing,
     SlotKind,
@@ -120,7 +120,9 @@ def unlock(config: Config, state: State, passphrase: Callable[[], str]) -> KeyRi
     """The keys, by the agent key file if there is one, else by the passphrase."""
     setup = state.setup()
     assert setup is not None
-    ring = _by_agent_key(config, state) or unlock_with_passphrase(state, passphrase())
+    ring = open_with_agent_key(config, state.key_slots().values()) or unlock_with_passphrase(
+        state, passphrase()
+    )
     check_ring_matches(ring, setup.repository_id, setup.root_public)
     return ring
 
@@ -138,6 +140,8 @@ def open_any_slot(slots: Iterable[bytes], passphrase: str) -> KeyRing:
             if slot_info(data).kind == SlotKind.BY_PHRASE:
                 return open_slot_with_passphrase(data, passphrase)
         except (Refused, Corrupt) as error:
+            fault = fault if isinstance(fault, Unsupported) else error
+        except Unsupported as error:  # of a newer program, which left the others as they were
             fault = error
     raise fault
 
@@ -146,7 +150,8 @@ def agent_key_path(config: Config) -> str:
     return os.path.join(config.state_dir, AGENT_KEY)
 
 
-def _by_agent_key(config: Config, state: State) -> KeyRing | None:
+def open_with_agent_key(config: Config, slots: Iterable[bytes]) -> KeyRing | None:
+    """The keys by the agent key file, if there is one and it opens one of ``slots``."""
     try:
         with open(agent_key_path(config), "rb") as file:
             agent_key = file.read(33)
@@ -154,11 +159,11 @@ def _by_agent_key(config: Config, state: State) -> KeyRing | None:
         return None
     except OSError as fault:
         raise _state_fault(config.state_dir, fault) from fault
-    for data in state.key_slots().values():
+    for data in slots:
         try:
             if len(agent_key) == 32 and slot_info(data).kind == SlotKind.BY_AGENT_KEY:
                 return open_slot_with_agent_key(data, agent_key)
-        except (Refused, Corrupt):
+        except (Refused, Corrupt, Unsupported):
             continue
     return None
 

@@ -39,14 +39,14 @@ class StoredHistory:
 
 async def history_from_store(store: Store) -> StoredHistory:
     """Read everything that says what this store holds. `Missing` if there is no repository."""
-    identity = await _identity(store)
+    identity = await read_identity(store)
     notices: list[str] = []
     records = await _records(store, identity, notices)
     base, live = await _newest_base(store, records, notices)
     start = 0 if base is None else base.number
     after = [r for r in records if r.number > start and _follows(r, base)]
     live = replay(after, live)
-    slots = await _slots(store, notices)
+    slots = await read_slots(store, notices)
     if not notices:  # a removed slot lies there for a while yet; where the history has gaps, any may help
         slots = {name: data for name, data in slots.items() if name in live} or slots
     return StoredHistory(identity, records, live, slots, notices)
@@ -71,7 +71,8 @@ def _follows(record: Record, base: Record | None) -> bool:
     return base is None or record.certificate.epoch >= base.certificate.epoch
 
 
-async def _identity(store: Store) -> Identity:
+async def read_identity(store: Store) -> Identity:
+    """Whose repository and which tier this place is. `Missing` if it is none, `Corrupt` if that is damaged."""
     try:
         return decode_identity(await store.read(names.IDENTITY, 0, MAX_SIZE + 1))
     except Missing:
@@ -120,7 +121,7 @@ async def _lists(store: Store, base: Record) -> list[ListEntry]:
     return entries
 
 
-async def _slots(store: Store, notices: list[str]) -> dict[bytes, bytes]:
+async def read_slots(store: Store, notices: list[str]) -> dict[bytes, bytes]:
     """The key slots whose bytes are what their names say, so that damage is not taken for a wrong passphrase."""
     slots: dict[bytes, bytes] = {}
     async for entry in store.list("keys"):

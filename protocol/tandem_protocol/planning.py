@@ -21,7 +21,8 @@ LIST_ENTRY_SIZE = 64
 class TierFacts:
     """One tier as a write or a synchronisation sees it: ``missing`` are the revisions of the journal that it
     does not hold, ``lacking`` the live objects known not to be good there. ``floor``: it is new, and until the base
-    of that number is confirmed there nothing that was added below counts as held; 0 for none."""
+    of that number is confirmed there nothing that was added below counts as held; 0 for none. One that is not
+    ``imported`` holds somebody else's revisions: nothing is written there until they are joined."""
 
     tier_id: bytes
     state: State
@@ -29,10 +30,11 @@ class TierFacts:
     missing: frozenset[int]
     lacking: frozenset[bytes]
     floor: int = 0
+    imported: bool = True
 
     @property
     def reachable(self) -> bool:
-        return self.state in (State.ONLINE, State.LAGGING)
+        return self.imported and self.state in (State.ONLINE, State.LAGGING)
 
     @property
     def complete(self) -> bool:

@@ -155,6 +155,11 @@ class Record:
         return blake3(self.data).digest()
 
     @property
+    def claim_parents(self) -> tuple[bytes, ...]:
+        """What its claim names as parents: a takeover's and a join's are known only once they are decided."""
+        return () if self.kind in (Kind.TAKEOVER, Kind.JOIN) else self.parents
+
+    @property
     def is_base(self) -> bool:
         return self.lists is not None
 
@@ -174,6 +179,11 @@ class RecordDraft:
     tiers: tuple[bytes, ...] | None = None
     read_requires: tuple[str, ...] = ()
     write_requires: tuple[str, ...] = ()
+
+
+def fresh_nonce() -> bytes:
+    """The 192 random bits that tell our claim of a number from anyone else's."""
+    return os.urandom(NONCE_SIZE)
 
 
 def seal_details(ring: KeyRing, doc: DocType, number: int, nonce: bytes, details: dict[str, Any]) -> bytes:

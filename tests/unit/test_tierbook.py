@@ -104,7 +104,9 @@ def test_a_takeover_puts_its_history_in_place_of_what_was_known(folder: Folder) 
         TierStart(state.tier(OTHER_TIER).identity, "b", True, frozenset({ref(1).name})),
         TierStart(state.tier(TIER).identity, "a", False),
     ]
-    state.take_over(record, live, starts, {b"k" * 32: b"slot"}, [(2, {"id": "ab" * 16, "name": "25010102"})])
+    state.take_over(
+        record, live, starts, {b"k" * 32: b"slot"}, [(2, {"id": "ab" * 16, "name": "25010102"})], []
+    )
     again = folder.again()
     assert again.takeover() is None
     assert list(again.journal) == [9]

@@ -40,7 +40,7 @@ class TiersStatus:
 
 async def tiers_status(agent: Agent) -> TiersStatus:
     """Contact every tier and tell its state. Raises `SecondInstallation`."""
-    await agent.tiers.contact(deadline=agent.tiers.soon())
+    await agent.tiers.contact(deadline=agent.tiers.soon(), join=False)
     live = agent.state.live()
     rows = [
         _status(

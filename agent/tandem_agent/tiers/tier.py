@@ -47,6 +47,8 @@ class Tier:
         self.state = TierState.OFFLINE
         self.reason = "not contacted yet"
         self.seen: Seen | None = None
+        self.is_late = False
+        """Somebody else's revisions are there: nothing may be written before they are joined."""
         self._state = state
         self._ring = ring
         self._installed = state.setup()
@@ -67,15 +69,21 @@ class Tier:
         return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
     @property
-    def reachable(self) -> bool:
+    def connected(self) -> bool:
+        """Whether the last look at it was answered."""
         return self.state in (TierState.ONLINE, TierState.LAGGING)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it may be written to, or levelled."""
+        return self.connected and not self.is_late
 
     def facts(self) -> TierFacts:
         """What planning needs to know of this tier, as of now."""
         missing = frozenset(self._state.missing(self.id))
         lacking = frozenset(self._state.lacking(self.id))
         row = self.row
-        return TierFacts(self.id, self.state, row.to_compare, missing, lacking, row.floor)
+        return TierFacts(self.id, self.state, row.to_compare, missing, lacking, row.floor, row.imported)
 
     def believed(self) -> Believed:
         """What this installation knows of this tier, for the verdict."""
@@ -115,7 +123,10 @@ class Tier:
 
     async def on_session(self, fresh: Store) -> None:
         """A reconnect inside an operation: look again before anything is written in the new session."""
+        was_late = self.is_late
         verdict = await self._judge(fresh)
+        if verdict.case is Case.LATE_SIDE and was_late:
+            return  # it is being joined
         if verdict.case is not Case.LEVEL:
             raise Refused(f"tier {self.name} changed while it was away: {verdict.reason}", "see tandem tiers")
 
@@ -152,6 +163,9 @@ class Tier:
             raise self._second_installation(verdict)
         if verdict.case is Case.ROLLED_BACK:
             self._state.forget_holds(self.id)
+        self.is_late = verdict.case is Case.LATE_SIDE or not self.row.imported
+        if self.is_late and believed.imported:
+            self._state.set_late(self.id)
         return verdict
 
     def set_state(self, state: TierState, reason: str) -> None:
@@ -284,7 +298,7 @@ class Tier:
         elif repair.what == "claim":
             record = self._state.record(repair.number)
             await self.move_aside(names.claim_path(repair.number))
-            await self.write_claim(repair.number, record.nonce, record.parents, mending=True)
+            await self.write_claim(repair.number, record.nonce, record.claim_parents, mending=True)
         else:
             await self._replace(names.record_path(repair.number), self._state.record(repair.number).data)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from tandem_agent.state import Intent, State, now_text
@@ -20,11 +20,11 @@ from tandem_protocol.planning import next_number, writable_now
 from tandem_protocol.replicate import sizes_of
 from tandem_protocol.revision import (
     MAX_OBJECTS,
-    NONCE_SIZE,
     Kind,
     ObjectRef,
     Record,
     RecordDraft,
+    fresh_nonce,
     make_record,
 )
 from tandem_protocol.verdict import State as TierState
@@ -43,6 +43,8 @@ class TierSet:
         self.state = state
         self.ring = ring
         self.patience_s = patience_s
+        self._levelling: set[asyncio.Future[None]] = set()
+        self._settled = asyncio.Event()
 
     async def close(self) -> None:
         await asyncio.gather(*(tier.store.close() for tier in self.tiers))
@@ -55,6 +57,25 @@ class TierSet:
     def reachable(self) -> list[Tier]:
         return [tier for tier in self.tiers if tier.reachable]
 
+    @contextmanager
+    def levelling(self, work: asyncio.Future[None]) -> Iterator[None]:
+        """While ``work``, which synchronises a tier, is under way: a write may stop it."""
+        self._levelling.add(work)
+        try:
+            yield
+        finally:
+            self._levelling.discard(work)
+            self._settled.set()
+
+    async def stop_levelling(self) -> None:
+        """Step 1 of a write: synchronisations of this process end, in the middle of an object. What they sent is
+        kept, and they go on there when they are started again."""
+        for work in self._levelling:
+            work.cancel()
+        while self._levelling:
+            self._settled.clear()
+            await self._settled.wait()
+
     def soon(self) -> float:
         """The deadline (of the loop's clock) of a contact that somebody waits for: the patience from now."""
         return asyncio.get_running_loop().time() + self.patience_s
@@ -64,8 +85,11 @@ class TierSet:
         want to wait for a tier still wants those that are there."""
         return None if deadline is None else max(deadline, self.soon())
 
-    async def contact(self, patience_s: float | None = None, deadline: float | None = None) -> None:
-        """Connect to every tier that is not reachable now, look at all, then end what was left open.
+    async def contact(
+        self, patience_s: float | None = None, deadline: float | None = None, *, join: bool = True
+    ) -> None:
+        """Connect to every tier that is not reachable now, look at all, then end what was left open, and ``join``
+        what an earlier installation left on tiers that were away at the takeover.
 
         Tiers whose links are still being retried ``patience_s`` after another is online, or at ``deadline``
         (of the loop's clock), are left offline: they lag, and catch up later. Raises `SecondInstallation`.
@@ -78,6 +102,11 @@ class TierSet:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         self._end_pending()
+        late = [tier for tier in self.tiers if tier.is_late and tier.connected]
+        if join and late:
+            from tandem_agent.tiers.joining import join_late  # rare, and reads backups: not at every start
+
+            await join_late(self, late)
         for tier in self.reachable:
             await self._level_now(tier)
         self.remember()
@@ -119,12 +148,12 @@ class TierSet:
             self.abort_pending("interrupted")
         self.state.end_intent()
 
-    def new_intent(self, backup: Mapping[str, Any]) -> Intent:
-        """An intent with a number above the journal and all that was seen on any tier."""
+    def new_intent(self, backup: Mapping[str, Any], above: int = 0) -> Intent:
+        """An intent with a number above the journal, ``above``, and all that was seen on any tier."""
         seen = [n for tier in self.tiers if tier.seen is not None for n in tier.seen.numbers]
         head = self.state.head
         parents = (self.state.record(head).hash,) if head else ()
-        return Intent(next_number(head, seen), fresh_nonce(), parents, False, backup)
+        return Intent(next_number(head, [above, *seen]), fresh_nonce(), parents, False, backup)
 
     def list_failed(self, backup: Mapping[str, Any], reason: str) -> None:
         """Have a failed backup listed that has no revision open by which it would be: by a number of its own."""
@@ -198,7 +227,7 @@ async def write_revisions(tier: Tier, state: State, numbers: list[int]) -> None:
     await tier.write_epoch()
     for number in numbers:
         record = state.record(number)
-        await tier.write_claim(number, record.nonce, record.parents)
+        await tier.write_claim(number, record.nonce, record.claim_parents)
     for number in numbers:
         await tier.write_record(state.record(number))
     reason = await tier.verify(numbers)
@@ -227,8 +256,3 @@ async def _meet(tier: Tier) -> None:
         raise
     except TandemError as fault:
         tier.fail(fault)
-
-
-def fresh_nonce() -> bytes:
-    """The 192 random bits that tell our claim of a number from anyone else's."""
-    return os.urandom(NONCE_SIZE)

@@ -1,0 +1,184 @@
+"""Joining late sides: tiers that hold what an earlier installation wrote and that was not there at the takeover, or
+that were rolled back since. A revision of kind join, a base, makes what they have part of our history.
+
+The same steps as a takeover, with the certificate that we have: number used up, fence, reading whole, closing, one
+decision. It happens by itself, before the next write.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tandem_agent.bases import base_details, list_objects
+from tandem_agent.state import Intent, Setup, TierStart, now_text
+from tandem_agent.tiers.importing import Reading, close_open, highest_listed, read_lists, read_side
+from tandem_agent.tiers.tier import Tier
+from tandem_agent.tiers.uniting import FoundBackups, found_backups
+from tandem_protocol.errors import SecondInstallation, TandemError, Unavailable
+from tandem_protocol.history import Live, LiveObject
+from tandem_protocol.joining import Side, Union, highest_number, lacking, records_of, unite
+from tandem_protocol.names import ObjectType, object_name, object_path
+from tandem_protocol.revision import Kind, ObjectRef, Record, RecordDraft, Removal, fresh_nonce, make_record
+
+if TYPE_CHECKING:
+    from tandem_agent.tiers.tierset import TierSet
+
+log = logging.getLogger(__name__)
+
+
+async def join_late(tiers: TierSet, late: Sequence[Tier]) -> None:
+    """Join what the tiers ``late`` have, which a look just found so; no intent may be open. One that fails is left
+    for the next time. Raises `SecondInstallation`."""
+    highest = 0
+    for tier in list(late):
+        try:
+            highest = max(highest, await highest_listed(_reading(tiers, tier)))
+        except TandemError as fault:
+            tier.fail(fault)
+    here = [tier for tier in late if tier.connected]
+    if not here:
+        return
+    intent = tiers.new_intent({}, above=highest)
+    tiers.state.set_intent(intent)
+    try:
+        await _Join(tiers, intent, here).run()
+    except SecondInstallation:
+        raise
+    except TandemError as fault:
+        log.warning("not joined now: %s", fault)
+        for tier in here:
+            tier.fail(fault)
+    finally:
+        left = tiers.state.intent()
+        if left is not None and not left.decided:
+            tiers.abort_pending("the join could not be completed")
+
+
+def _reading(tiers: TierSet, tier: Tier) -> Reading:
+    setup = _setup(tiers)
+    return Reading(tier.store, tier.name, tier.id, setup.repository_id, setup.root_public)
+
+
+def _setup(tiers: TierSet) -> Setup:
+    setup = tiers.state.setup()
+    assert setup is not None
+    return setup
+
+
+class _Join:
+    """One join of the tiers ``late``."""
+
+    def __init__(self, tiers: TierSet, intent: Intent, late: Sequence[Tier]) -> None:
+        self._tiers = tiers
+        self._state = tiers.state
+        self._intent = intent
+        self._late = list(late)
+
+    async def run(self) -> None:
+        for tier in self._late:
+            await tier.write_epoch()
+            await tier.write_claim(self._intent.number, self._intent.nonce, ())
+        sides = [await self._import(tier) for tier in self._late]
+        known = self._state.ancestors()
+        others = [tier for tier in self._tiers.reachable if tier not in self._late]
+        stores = {tier.id: tier.store for tier in self._late}
+        union = unite(sides, await read_lists(sides, stores, known), known, self._state.names_told())
+        records = records_of(sides)
+        by_name = {tier.name: tier.store for tier in [*self._late, *others]}
+        found = await found_backups(self._tiers.ring, records.values(), union, by_name)
+        for notice in found.notices:
+            log.warning("join: %s", notice)
+        record, revived = await self._prepare(union, found, [*self._late, *others])
+        live = self._state.live() | {o.name: o for o in revived}
+        starts = [
+            TierStart(tier.row.identity, tier.name, True, _lacking(side, live))
+            for tier, side in zip(self._late, sides, strict=True)
+        ]
+        listed = {about["id"] for _, about in self._state.backups()}
+        new = [(number, about) for number, about in found.listed if about["id"] not in listed]
+        self._state.join(record, revived, starts, new, records)
+        for tier in self._late:
+            await tier.look()
+
+    async def _import(self, tier: Tier) -> Side:
+        reading = _reading(self._tiers, tier)
+        side = await close_open(reading, await read_side(reading), self._intent.number, self._aborted)
+        if highest_number([side]) > self._intent.number:
+            raise Unavailable(f"tier {tier.name}: another installation has written there meanwhile")
+        return side
+
+    def _aborted(self, number: int, nonce: bytes | None, parents: tuple[bytes, ...]) -> Record:
+        details = {**_about(), "reason": "closed by a join", "backup": {}}
+        return self._sign(RecordDraft(number, nonce or fresh_nonce(), Kind.ABORTED, parents, details))
+
+    def _sign(self, draft: RecordDraft) -> Record:
+        setup = _setup(self._tiers)
+        return make_record(self._tiers.ring, setup.installation, setup.certificate, draft)
+
+    async def _prepare(
+        self, union: Union, found: FoundBackups, to: Sequence[Tier]
+    ) -> tuple[Record, list[LiveObject]]:
+        """The record, its lists put on every tier ``to``, and what it makes live beside what we have."""
+        number = self._intent.number
+        ours = self._state.live()
+        revived = _revived(ours, union.live, number)
+        bases = self._state.bases()
+        old = bases[-2].lists if len(bases) > 1 else ()
+        removed = tuple(Removal(ObjectType.LIST, name) for name in old or ())
+        rows = {row.id: row.name for row in self._state.tiers()}
+        after = ours | {o.name: o for o in revived}
+        lists = list_objects(after, rows)
+        for tier in to:
+            await _put_lists(tier, lists)
+        refs = tuple(ObjectRef(ObjectType.LIST, object_name(data), len(data)) for data in lists)
+        known = {about["id"] for _, about in self._state.backups()}
+        backups = self._state.backups() + [pair for pair in found.listed if pair[1]["id"] not in known]
+        draft = RecordDraft(
+            number,
+            self._intent.nonce,
+            Kind.JOIN,
+            self._intent.parents + union.heads,
+            {**_about(), **base_details(rows, backups)},
+            refs,
+            removed,
+            tuple(ref.name for ref in refs),
+            tuple(sorted(rows)),
+        )
+        return self._sign(draft), revived
+
+
+async def _put_lists(tier: Tier, lists: Sequence[bytes]) -> None:
+    """A late side has to get them; any other tier that fails has them brought by synchronisation."""
+    try:
+        for data in lists:
+            await tier.store.put(object_path(ObjectType.LIST, object_name(data)), data)
+    except SecondInstallation:
+        raise
+    except TandemError as fault:
+        if tier.is_late:
+            raise
+        tier.fail(fault)
+
+
+def _about() -> dict[str, str]:
+    return {"host": socket.gethostname(), "time": now_text()}
+
+
+def _revived(ours: Live, theirs: Mapping[bytes, LiveObject], number: int) -> list[LiveObject]:
+    """What they have live and we have not, at all or for some tier: a removal that is not shared is void."""
+    found = []
+    for name, other in theirs.items():
+        known = ours.get(name)
+        if known is None:
+            found.append(replace(other, added=number))
+        elif known.dead - other.dead:
+            found.append(replace(known, dead=known.dead & other.dead, added=number))
+    return found
+
+
+def _lacking(side: Side, live: Live) -> frozenset[bytes]:
+    return lacking(side, {name: o for name, o in live.items() if o.type is not ObjectType.LIST})
