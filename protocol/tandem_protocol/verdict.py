@@ -167,11 +167,7 @@ def _judge_identity(seen: Seen, believed: Believed) -> Verdict | None:
             Case.UNSUPPORTED, State.BLOCKED, "its layout is newer than this program knows: upgrade tandem"
         )
     if isinstance(identity, Fault):
-        ours = any(
-            isinstance(found, Certificate) and found.installation_id == believed.installation_id
-            for found in seen.epochs.values()
-        )
-        if not ours:
+        if not _anything_of_ours(seen, believed):
             return Verdict(
                 Case.NO_IDENTITY, State.OFFLINE, "its identity file is damaged, and nothing there is ours"
             )
@@ -181,6 +177,16 @@ def _judge_identity(seen: Seen, believed: Believed) -> Verdict | None:
     if identity.tier_id != believed.tier_id:
         return Verdict(Case.OTHER_TIER, State.OFFLINE, "another disk of this repository is there")
     return None
+
+
+def _anything_of_ours(seen: Seen, believed: Believed) -> bool:
+    """Whether a tier without a readable identity is ours all the same: by a certificate, or by a claim of ours, which
+    names the tier."""
+    certificates = (found for found in seen.epochs.values() if isinstance(found, Certificate))
+    return any(found.installation_id == believed.installation_id for found in certificates) or any(
+        isinstance(found.claim, Claim) and is_ours(number, found.claim, believed)
+        for number, found in seen.numbers.items()
+    )
 
 
 def _documents(seen: Seen) -> Iterator[tuple[int, Claim | Record | Fault]]:

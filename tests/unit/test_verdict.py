@@ -81,7 +81,17 @@ def test_a_damaged_identity_among_our_own_epochs_is_written_again() -> None:
 def test_a_damaged_identity_where_nothing_is_ours_is_left_alone(epochs: dict[int, Any]) -> None:
     scene = Scene()
     scene.identity, scene.epochs = Fault.DAMAGED, epochs
+    for number in scene.numbers:
+        damage_at(number, scene, claim=True)  # as another tier's are
     assert outcome(scene) == (Case.NO_IDENTITY, State.OFFLINE)
+
+
+def test_a_damaged_identity_and_epoch_beside_a_claim_that_names_this_tier() -> None:
+    scene = Scene()
+    scene.identity, scene.epochs = Fault.DAMAGED, {1: Fault.DAMAGED}
+    verdict = verdict_of(scene)
+    assert (verdict.case, verdict.state) == (Case.LEVEL, State.ONLINE)
+    assert verdict.repairs == (Rewrite("identity"), Rewrite("epoch", 1))
 
 
 def test_another_disk_of_the_repository_is_offline() -> None:
