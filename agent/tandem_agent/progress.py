@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 @dataclass(slots=True)
 class TierProgress:
     """One tier's side. Sizes in bytes: ``queued_bytes`` is all that was ever handed over for it, ``sent_bytes``
-    what of that has gone. ``state`` is a word for people ("online", "offline" …), "" while nobody said."""
+    what of that has gone. ``state`` is a word for people ("online", "offline" …), "" while nobody said.
+    ``announced``: what the tier lacks as a whole has been counted as handed over."""
 
     queued_bytes: int = 0
     sent_bytes: int = 0
     state: str = ""
+    announced: bool = False
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tandem_agent.progress import Progress
-from tandem_agent.tiers.levelling import level_tier
+from tandem_agent.tiers.levelling import announce, level_tier
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
 from tandem_agent.wiring import Agent
@@ -20,7 +20,8 @@ from tandem_protocol.replicate import Outcome
 
 @dataclass(frozen=True, slots=True)
 class TierSyncResult:
-    """What one tier got: counts of revisions and objects, bytes sent, seconds; ``reason`` if it still lags."""
+    """What one tier got: counts of revisions and objects, bytes sent, seconds; ``reason`` if it still lags.
+    ``stopped``: a write that began in this process stopped it."""
 
     name: str
     state: str
@@ -29,6 +30,7 @@ class TierSyncResult:
     bytes: int
     seconds: float
     reason: str
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ async def sync(
     agent: Agent, only: Sequence[str], full: bool, progress: Progress, patience_s: float | None = None
 ) -> SyncResult:
     """Synchronise the tiers named (all without names) once. A tier that cannot be levelled now is told so
-    in the result; raises `SecondInstallation`."""
+    in the result; raises `SecondInstallation`. A write that begins in this process stops it, and so does its
+    cancellation, within a second: what was sent is kept, and the next one goes on there."""
     tiers = agent.tiers
     unknown = set(only) - {tier.name for tier in tiers.tiers}
     if unknown:
@@ -48,10 +51,13 @@ async def sync(
         raise Usage(f"no tier is called {min(unknown)}", f"this repository has {known}")
     progress.phase = "contacting tiers"
     await tiers.contact(patience_s, None if patience_s is not None else tiers.soon())
-    results = []
-    for tier in tiers.tiers:
-        if not only or tier.name in only:
-            results.append(await _sync_one(tiers, tier, full, progress))
+    chosen = [tier for tier in tiers.tiers if not only or tier.name in only]
+    announce(tiers, [tier for tier in chosen if tier.reachable], progress)
+    results: list[TierSyncResult] = []
+    for tier in chosen:
+        results.append(await _sync_one(tiers, tier, full, progress))
+        if results[-1].stopped:
+            break
     return SyncResult(results)
 
 
@@ -65,5 +71,12 @@ async def _sync_one(tiers: TierSet, tier: Tier, full: bool, progress: Progress) 
     done = len(before) - len(tiers.state.missing(tier.id))
     seconds = time.monotonic() - started
     return TierSyncResult(
-        tier.name, tier.state.value, done, len(outcome.copied), outcome.size, round(seconds, 3), tier.reason
+        tier.name,
+        tier.state.value,
+        done,
+        len(outcome.copied),
+        outcome.size,
+        round(seconds, 3),
+        tier.reason,
+        outcome.stopped,
     )

@@ -1,5 +1,5 @@
 """A TCP proxy that makes a server far away: every byte arrives a fixed time after it was sent, in each
-direction, at any rate. Runs in the test's event loop."""
+direction, at any rate or (a slow line) at so many bytes a second. Runs in the test's event loop."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from contextlib import asynccontextmanager, suppress
 
 
 @asynccontextmanager
-async def far_away(port: int, delay_s: float) -> AsyncIterator[int]:
-    """The port on which the server of ``port`` (on loopback) is ``2 * delay_s`` away."""
+async def far_away(port: int, delay_s: float, rate: float | None = None) -> AsyncIterator[int]:
+    """The port on which the server of ``port`` (on loopback) is ``2 * delay_s`` away; ``rate``: bytes a second
+    that each connection carries in each direction."""
     tasks: set[asyncio.Task[None]] = set()
     loop = asyncio.get_running_loop()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        # A slow line takes no more than it carries, so that its end notices.
+        line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(0 if rate is None else 2)
 
         async def deliver() -> None:
             while True:
@@ -25,12 +27,14 @@ async def far_away(port: int, delay_s: float) -> AsyncIterator[int]:
                     writer.close()
                     return
                 writer.write(data)
+                if rate is not None:
+                    await asyncio.sleep(len(data) / rate)
 
         delivery = asyncio.create_task(deliver())
         try:
             while data := await reader.read(1 << 16):
-                line.put_nowait((loop.time() + delay_s, data))
-            line.put_nowait((loop.time() + delay_s, b""))
+                await line.put((loop.time() + delay_s, data))
+            await line.put((loop.time() + delay_s, b""))
             await delivery
         except ConnectionError:
             pass  # the other direction notices too

@@ -1,13 +1,16 @@
 """Bringing one tier level with the head, from any tier that has what it lacks.
 
-Works from what local state says is missing (the net effect at the head, not step by step), or, with ``full`` and
-for a tier that was rolled back, from listings of everything. Only adds: what a tier holds more is left alone.
-What is there already is not sent again, so a stopped run goes on where it was.
+Works from what local state says is missing (the net effect at the head, not step by step) in batches of revisions,
+each confirmed before the next is begun; or, with ``full`` and for a tier that was rolled back, after a comparison
+of everything. Only adds: what a tier holds more is left alone. What is there already is not sent again, so a run
+that was stopped, wherever it was, goes on there: a write stops it at once (`TierSet.stop_levelling`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from tandem_agent.progress import Progress
@@ -18,66 +21,217 @@ from tandem_protocol import names
 from tandem_protocol.errors import Corrupt, Missing, SecondInstallation, TandemError, Unavailable
 from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.names import ObjectType
-from tandem_protocol.planning import lacks, writable_now
+from tandem_protocol.planning import TierFacts, writable_now
 from tandem_protocol.replicate import Outcome, in_parallel, read_verified, replicate, sizes_of
-from tandem_protocol.revision import ObjectRef
+from tandem_protocol.revision import ObjectRef, Record
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import State as TierState
+
+BATCH_REVISIONS = 1024
+"""Revisions that are claimed, copied and confirmed together: a tier never has more claims left open."""
+
+BATCH_BYTES = 1 << 30
+"""Bytes to copy after which a batch is closed, so that what was done counts also if the run is stopped."""
 
 _ORDER = [ObjectType.KEY, ObjectType.LIST, ObjectType.PACK, ObjectType.INDEX, ObjectType.SNAPSHOT]
 """Keys first, names of things last: a reader that finds a snapshot finds what it needs."""
 
 
 async def level_tier(tiers: TierSet, tier: Tier, full: bool, progress: Progress) -> Outcome:
-    """Level one reachable tier as far as can be now; what fails becomes its state. Raises `SecondInstallation`."""
+    """Level one reachable tier as far as can be now; what fails becomes its state. A write that begins, or is
+    under way, stops it: ``stopped`` in the outcome. One with revisions that are not imported is left to be joined.
+    Raises `SecondInstallation`."""
+    outcome = Outcome()
+    if not tier.row.imported:
+        return outcome
+    if tiers.state.intent() is not None:
+        outcome.stopped = True
+        return outcome
+    announce(tiers, [tier], progress)
     progress.phase = f"synchronising {tier.name}"
-    tier.set_state(TierState.SYNCING, tier.reason)
-    try:
-        return await _Levelling(tiers, tier, progress).run(full)
-    except SecondInstallation:
-        raise
-    except TandemError as fault:
-        tier.fail(fault)
-        return Outcome()
+    reason = tier.reason
+    tier.set_state(TierState.SYNCING, reason)
+    work = asyncio.ensure_future(_Levelling(tiers, tier, progress, outcome).run(full))
+    with tiers.levelling(work):
+        try:
+            await work
+        except SecondInstallation:
+            raise
+        except TandemError as fault:
+            tier.fail(fault)
+        except asyncio.CancelledError:
+            here = asyncio.current_task()
+            reason = "its synchronisation was stopped, and goes on where it was"
+            if here is not None and here.cancelling():
+                raise
+            outcome.stopped = True
+        finally:
+            if tier.state is TierState.SYNCING:
+                tier.set_state(TierState.LAGGING, reason)
+                refresh(tier)
+    return outcome
+
+
+def announce(tiers: TierSet, lagging: Iterable[Tier], progress: Progress) -> None:
+    """Show all that these tiers lack as waiting for them; once, however often it is called."""
+    for tier in lagging:
+        counters = progress.tier(tier.name)
+        if not counters.announced:
+            counters.announced = True
+            counters.queued_bytes += tiers.state.lagging_bytes(tier.id)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What is brought level together: ``records`` in ascending order, ``live`` what they added that is live for the
+    tier at the head, and of that ``wanted``: what is not known to be good there."""
+
+    records: list[Record] = field(default_factory=list)
+    live: Live = field(default_factory=dict)
+    wanted: list[LiveObject] = field(default_factory=list)
+    size: int = 0
+
+    def want(self, found: LiveObject) -> None:
+        self.live[found.name] = found
+        self.wanted.append(found)
+        self.size += found.size
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.records) >= BATCH_REVISIONS or self.size >= BATCH_BYTES
 
 
 class _Levelling:
-    """One synchronisation of one tier."""
+    """One synchronisation of one tier. Safe to cancel wherever it waits."""
 
-    def __init__(self, tiers: TierSet, tier: Tier, progress: Progress) -> None:
+    def __init__(self, tiers: TierSet, tier: Tier, progress: Progress, outcome: Outcome) -> None:
         self._others = [t for t in tiers.tiers if t is not tier]
         self._tier = tier
         self._state: State = tiers.state
         self._counters = progress.tier(tier.name)
+        self._outcome = outcome
 
-    async def run(self, full: bool) -> Outcome:
+    async def run(self, full: bool) -> None:
         tier, state = self._tier, self._state
-        full = full or state.tier(tier.id).to_compare
-        facts = tier.facts()
-        live = state.live()
-        wanted = [o for o in live.values() if o.live_on(tier.id)] if full else lacks(facts, live)
-        wanted.sort(key=lambda o: (_ORDER.index(o.type), o.added, o.name))
-        numbers = sorted(facts.missing)
-        await self._claim(numbers)
-        present = await sizes_of(tier.store, wanted)
-        # Durable before anything is copied: a run that is stopped here must not leave it counted as held.
-        lost = [o.name for o in wanted if facts.holds_last(o) and present.get(o.name) != o.size]
-        state.add_lacking(tier.id, lost)
-        await self._set_aside(wanted, present, facts.lacking)
-        outcome = await self._copy([o for o in wanted if o.name not in present])
-        present |= await sizes_of(tier.store, [live[name] for name in outcome.copied])
-        await self._finish(numbers, present, live)
+        full = full or tier.row.to_compare
+        listed = await self._compare() if full else None
+        await tier.write_epoch()
+        # Each is made when the one before is done: what that brought is not asked for again.
+        for batch in self._batches():
+            await self._level(batch, listed)
         if full:
-            state.add_lacking(tier.id, outcome.failed)
+            state.add_lacking(tier.id, self._outcome.failed)
             state.set_compared(tier.id)
+        tier.set_state(TierState.LAGGING, tier.reason)
         refresh(tier)
-        if outcome.failed:
-            name, reason = next(iter(outcome.failed.items()))
+        if failed := self._outcome.failed:
+            name, reason = next(iter(failed.items()))
             tier.set_state(
-                TierState.LAGGING,
-                f"{len(outcome.failed)} objects cannot be had now ({name.hex()[:12]}: {reason})",
+                TierState.LAGGING, f"{len(failed)} objects cannot be had now ({name.hex()[:12]}: {reason})"
             )
-        return outcome
+
+    async def _compare(self) -> dict[bytes, int]:
+        """Look for everything that is live for the tier: the sizes of what is there. What was believed to be there
+        and is not is lacking from now on, durable before anything is copied."""
+        tier, state = self._tier, self._state
+        live = [o for o in state.live().values() if o.live_on(tier.id)]
+        present = await sizes_of(tier.store, live)
+        facts = tier.facts()
+        lost = [o for o in live if facts.holds_last(o) and present.get(o.name) != o.size]
+        state.add_lacking(tier.id, [o.name for o in lost])
+        self._counters.queued_bytes += sum(o.size for o in lost)
+        return present
+
+    # What belongs together
+
+    def _batches(self) -> Iterator[_Batch]:
+        """The base that the tier starts from with all that it stands for, then what is lacking, then the missing
+        revisions; each as of when it is asked for."""
+        tier, state = self._tier, self._state
+        missing = state.missing(tier.id)
+        start = tier.row.start
+        if start in missing:
+            missing.remove(start)
+            yield self._start(start)
+        yield from self._lacking(missing)
+        batch = _Batch()
+        facts = tier.facts()
+        for number in missing:
+            self._add(batch, number, facts)
+            if batch.is_full:
+                yield batch
+                batch, facts = _Batch(), tier.facts()
+        yield batch
+
+    def _start(self, start: int) -> _Batch:
+        """A base counts as holding what is below it: it needs all that was added up to it."""
+        batch = _Batch([self._state.record(start)])
+        for found in self._state.live().values():
+            if found.added <= start and found.live_on(self._tier.id):
+                batch.want(found)
+        return batch
+
+    def _lacking(self, missing: Sequence[int]) -> Iterator[_Batch]:
+        """What is known to be bad or gone, though the tier holds the revision that added it; and every live key,
+        without which nothing opens, whatever revision added it."""
+        tier, state = self._tier, self._state
+        facts = tier.facts()
+        batch = _Batch()
+        for found in state.live_of(ObjectType.KEY).values():
+            if found.live_on(tier.id) and not facts.holds_last(found):
+                batch.want(found)
+        later = set(missing)
+        for name in sorted(facts.lacking - batch.live.keys()):
+            found_there = state.live_object(name)
+            if found_there is None or not found_there.live_on(tier.id) or found_there.added in later:
+                continue
+            batch.want(found_there)
+            if batch.is_full:
+                yield batch
+                batch = _Batch()
+        yield batch
+
+    def _add(self, batch: _Batch, number: int, facts: TierFacts) -> None:
+        record = self._state.record(number)
+        batch.records.append(record)
+        for ref in record.added:
+            found = self._state.live_object(ref.name)
+            if found is None or not found.live_on(self._tier.id) or found.name in batch.live:
+                continue
+            if facts.holds_last(found):
+                batch.live[found.name] = found
+            else:
+                batch.want(found)
+
+    # Claims, copies, records, look, confirm
+
+    async def _level(self, batch: _Batch, listed: dict[bytes, int] | None) -> None:
+        """Bring a batch over. ``listed``: the sizes of what is on the tier, where they are known already."""
+        if not batch.records and not batch.wanted:
+            return
+        tier = self._tier
+        facts = tier.facts()
+        batch.wanted.sort(key=lambda o: (_ORDER.index(o.type), o.added, o.name))
+        await self._claim(batch.records)
+        if listed is None:
+            present = await sizes_of(tier.store, batch.wanted)
+        else:
+            present = {o.name: listed[o.name] for o in batch.wanted if o.name in listed}
+        await self._set_aside(batch.wanted, present, facts.lacking)
+        self._counters.queued_bytes -= sum(o.size for o in batch.wanted if o.name in present)
+        present |= await self._copy([o for o in batch.wanted if o.name not in present])
+        await self._finish(batch, present)
+
+    async def _claim(self, records: Iterable[Record]) -> None:
+        """Those that the last look found there, ours, are not written again: a run that is stopped again and
+        again has to get beyond them."""
+        tier = self._tier
+        there = tier.seen.claimed if tier.seen is not None else frozenset()
+
+        async def claim(record: Record) -> None:
+            await tier.write_claim(record.number, record.nonce, record.claim_parents)
+
+        await in_parallel(tier.store.parallel, [partial(claim, r) for r in records if r.number not in there])
 
     async def _set_aside(
         self, wanted: Iterable[LiveObject], present: dict[bytes, int], lacking: frozenset[bytes]
@@ -99,35 +253,33 @@ class _Levelling:
             return False
         return True
 
-    async def _claim(self, numbers: Sequence[int]) -> None:
-        await self._tier.write_epoch()
-
-        async def claim(number: int) -> None:
-            record = self._state.record(number)
-            await self._tier.write_claim(number, record.nonce, record.parents)
-
-        await in_parallel(self._tier.store.parallel, [partial(claim, n) for n in numbers])
-
-    async def _copy(self, refs: Sequence[LiveObject]) -> Outcome:
+    async def _copy(self, refs: Sequence[LiveObject]) -> dict[bytes, int]:
+        """The sizes of what was copied, as they are on the tier."""
         others = [(other, other.facts()) for other in self._others if other.reachable]
         # Those known to hold it first; the rest may have it all the same, and it is verified anyway.
         sources = {
             ref.name: [o.store for o, _ in sorted(others, key=lambda pair: not pair[1].holds_last(ref))]
             for ref in refs
         }
-        self._counters.queued_bytes += sum(ref.size for ref in refs)
+        before = len(self._outcome.copied)
+        sent_before = self._counters.sent_bytes
 
         def sent(count: int) -> None:
             self._counters.sent_bytes += count
 
-        return await replicate(
+        await replicate(
             refs,
             sources,
             self._tier.store,
             heal=self._tier.move_aside,
             sent=sent,
             source_failed=self._note_bad,
+            outcome=self._outcome,
         )
+        # What went twice, or was there in part, or cannot be had: nothing of these waits any more.
+        self._counters.queued_bytes += self._counters.sent_bytes - sent_before - sum(ref.size for ref in refs)
+        copied = set(self._outcome.copied[before:])
+        return await sizes_of(self._tier.store, [ref for ref in refs if ref.name in copied])
 
     def _note_bad(self, store: Store, ref: ObjectRef | LiveObject, fault: TandemError) -> None:
         """A source that turned out not to have it good lacks it from now on, until it is healed."""
@@ -138,17 +290,21 @@ class _Levelling:
             self._state.add_lacking(other.id, [ref.name])
             refresh(other)
 
-    async def _finish(self, numbers: Sequence[int], present: dict[bytes, int], live: Live) -> None:
+    async def _finish(self, batch: _Batch, present: dict[bytes, int]) -> None:
         """The records whose objects are all there, the highest last; a look; then it is known."""
         tier, state = self._tier, self._state
         held = tier.facts()
-        known = {o.name: o.size for o in live.values() if held.holds_last(o)}
-        records = [state.record(number) for number in numbers]
-        ready = writable_now(records, known | present, tier.id, live, held.floor)
-        for number in ready:
-            await tier.write_record(state.record(number))
+        known = {o.name: o.size for o in batch.live.values() if held.holds_last(o)}
+        ready = writable_now(batch.records, known | present, tier.id, batch.live, tier.row.start)
+        await in_parallel(tier.store.parallel, [partial(self._write, number) for number in ready[:-1]])
+        for number in ready[-1:]:
+            await self._write(number)
         if reason := await tier.verify(ready):
             raise Unavailable(f"tier {tier.name}: {reason}")
-        good = {name for name, size in present.items() if name in live and live[name].size == size}
-        state.remove_lacking(tier.id, state.lacking(tier.id) & good)
+        tier.set_state(TierState.SYNCING, tier.reason)
+        good = {o.name for o in batch.wanted if present.get(o.name) == o.size}
+        state.remove_lacking(tier.id, held.lacking & good)
         state.confirm(ready, [tier.id])
+
+    async def _write(self, number: int) -> None:
+        await self._tier.write_record(self._state.record(number))

@@ -31,6 +31,7 @@ async def reachable_targets(
     ``wait_s`` seconds; then `NoTierReachable`. ``only`` bounds the choice (the last revision of a backup)."""
     clock = asyncio.get_running_loop().time
     deadline = None if wait_s is None else clock() + wait_s
+    await tiers.stop_levelling()
     while True:
         await tiers.contact(deadline=tiers.at_least_patience(deadline))
         targets = await _chosen(tiers, only, progress or Progress())
@@ -53,7 +54,10 @@ async def _chosen(tiers: TierSet, only: Iterable[bytes] | None, progress: Progre
     allowed = tiers.tiers if only is None else tiers.by_id(only)
 
     def choose() -> list[Tier]:
-        chosen = choose_targets([tier.facts() for tier in tiers.tiers], tiers.state.live())
+        facts = [tier.facts() for tier in tiers.tiers]
+        level = any(known.complete and known.state is TierState.ONLINE for known in facts)
+        # What each lacks, in bytes, decides only where none is level; reading all that is live takes its time.
+        chosen = choose_targets(facts, {} if level else tiers.state.live())
         return [tier for tier in tiers.by_id(chosen) if tier in allowed]
 
     targets = choose()

@@ -73,6 +73,8 @@ class Revision:
     ) -> Revision:
         """Steps 2 and 4 on ``targets``, which a look just found fit, and the live keys that they lack."""
         state = tiers.state
+        await tiers.stop_levelling()
+        # From here on none begins either, for it finds the intent.
         intent = tiers.new_intent(backup or {})
         state.set_intent(intent)
         revision = cls(tiers, intent, targets, progress)
