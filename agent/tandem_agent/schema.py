@@ -29,6 +29,9 @@ CREATE TABLE ancestors (hash BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE takeover (one INTEGER PRIMARY KEY CHECK (one = 1), repository BLOB NOT NULL, root BLOB NOT NULL,
                        installation BLOB NOT NULL, seed BLOB NOT NULL, certificate BLOB NOT NULL,
                        n INTEGER NOT NULL, nonce BLOB NOT NULL);
+CREATE INDEX live_by_revision ON live (added);
+CREATE INDEX live_keys ON live (name) WHERE type = 'key';
+CREATE INDEX journal_by_kind ON journal (kind);
 """
 
 UPGRADES = {
@@ -44,6 +47,9 @@ CREATE TABLE backups (id BLOB PRIMARY KEY, n INTEGER NOT NULL, name TEXT NOT NUL
                      WITHOUT ROWID;
 INSERT OR REPLACE INTO backups SELECT id, n, name, info FROM backups_by_number ORDER BY n;
 DROP TABLE backups_by_number;
+CREATE INDEX live_by_revision ON live (added);
+CREATE INDEX live_keys ON live (name) WHERE type = 'key';
+CREATE INDEX journal_by_kind ON journal (kind);
 """,
 }
 """By the version that it starts from: the statements that lead to the next one."""

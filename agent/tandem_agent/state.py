@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tandem_agent.database import DAMAGED, Database
+from tandem_agent.livebook import LiveBook
 from tandem_agent.schema import SCHEMA, TABLES, UPGRADES
 from tandem_agent.tierbook import TierBook, TierRow, TierStart, now_text
 from tandem_protocol.errors import Corrupt, Unsupported
 from tandem_protocol.history import Live, LiveObject, apply
 from tandem_protocol.identity import Identity
-from tandem_protocol.names import ObjectType
 from tandem_protocol.revision import Certificate, Installation, Kind, Record, parse_certificate, parse_record
 from tandem_protocol.verdict import Known
 
@@ -81,7 +81,7 @@ class Takeover:
     nonce: bytes
 
 
-class State(TierBook):
+class State(TierBook, LiveBook):
     """Open with `State.open`; one process at a time (the caller holds the lock file)."""
 
     def __init__(self, db: Database) -> None:
@@ -261,12 +261,6 @@ class State(TierBook):
             self._db.change("DELETE FROM lacking WHERE name = ?", (name,))
         self._set_live(after.values())
 
-    def _set_live(self, objects: Iterable[LiveObject]) -> None:
-        self._db.change_each(
-            "INSERT OR REPLACE INTO live VALUES (?, ?, ?, ?, ?)",
-            [(o.name, o.type.value, o.size, o.added, b"".join(sorted(o.dead))) for o in objects],
-        )
-
     def end_intent(self) -> None:
         """Forget the intent: it is decided (or was closed by an aborted record) and dealt with."""
         with self._transaction():
@@ -369,21 +363,6 @@ class State(TierBook):
             names |= {ref.name for ref in record.added} | {removal.name for removal in record.removed}
         return names
 
-    # What is live
-
-    def live(self) -> Live:
-        """Everything live after the head, by name."""
-        rows = self._db.rows("SELECT name, type, size, added, dead FROM live")
-        return {row[0]: _live_object(*row) for row in rows}
-
-    def live_of(self, kind: ObjectType) -> Live:
-        rows = self._db.rows("SELECT name, type, size, added, dead FROM live WHERE type = ?", (kind.value,))
-        return {row[0]: _live_object(*row) for row in rows}
-
-    def live_object(self, name: bytes) -> LiveObject | None:
-        row = self._db.row("SELECT name, type, size, added, dead FROM live WHERE name = ?", (name,))
-        return None if row is None else _live_object(*row)
-
     # Backups and key slots
 
     def backups(self) -> list[tuple[int, dict[str, Any]]]:
@@ -394,7 +373,7 @@ class State(TierBook):
     def key_slots(self) -> dict[bytes, bytes]:
         """This installation's copy of every live key slot, by object name; before init, of those to come."""
         slots: dict[bytes, bytes] = dict(self._db.rows("SELECT name, data FROM keyslots"))
-        live = self.live_of(ObjectType.KEY)
+        live = self.live_keys()
         return {name: data for name, data in slots.items() if name in live or not live}
 
     def put_key_slot(self, name: bytes, data: bytes) -> None:
@@ -407,11 +386,6 @@ class State(TierBook):
 
     def _repository_id(self) -> bytes:
         return bytes(self._db.value("SELECT value FROM setup WHERE key = 'repository'"))
-
-
-def _live_object(name: bytes, kind: str, size: int, added: int, dead: bytes) -> LiveObject:
-    tiers = frozenset(dead[i : i + 16] for i in range(0, len(dead), 16))
-    return LiveObject(ObjectType(kind), name, size, added, tiers)
 
 
 _HISTORY = (

@@ -97,17 +97,21 @@ class TierBook:
                 "DELETE FROM lacking WHERE tier = ? AND name = ?", [(tier, n) for n in names]
             )
 
-    def lagging_bytes(self, tier: bytes) -> int:
-        """The size in bytes of all that is live for the tier and not known to be good there."""
-        return int(
-            self._db.value(
-                "SELECT coalesce(sum(size), 0) FROM live WHERE instr(dead, ?1) = 0"
-                " AND (added IN (SELECT n FROM missing WHERE tier = ?1)"
-                " OR name IN (SELECT name FROM lacking WHERE tier = ?1)"
-                " OR added < (SELECT floor FROM tiers WHERE id = ?1))",
-                (tier,),
-            )
-        )
+    def is_missing(self, tier: bytes, number: int) -> bool:
+        """Whether the tier does not hold this revision."""
+        return self._db.row("SELECT 1 FROM missing WHERE tier = ? AND n = ?", (tier, number)) is not None
+
+    def is_lacking(self, tier: bytes, name: bytes) -> bool:
+        return self._db.row("SELECT 1 FROM lacking WHERE tier = ? AND name = ?", (tier, name)) is not None
+
+    def lacks_something(self, tier: bytes) -> bool:
+        """Whether something is known not to be good there, though it holds the revisions that added it."""
+        return self._db.row("SELECT 1 FROM lacking WHERE tier = ? LIMIT 1", (tier,)) is not None
+
+    def is_complete(self, tier: bytes) -> bool:
+        """Whether the tier holds every revision with nothing lacking."""
+        missing = self._db.row("SELECT 1 FROM missing WHERE tier = ? LIMIT 1", (tier,))
+        return missing is None and not self.lacks_something(tier)
 
     def highest_held(self, tier: bytes) -> int:
         """The highest revision that the tier holds; 0 for none."""
@@ -182,7 +186,7 @@ class TierBook:
         """Whether backup ``number`` is on ``tier``: confirmed as a target of it, or everything up to it is held
         with nothing lacking. Holding the number alone is not enough: it refers to what came before."""
         row = self._db.row("SELECT 1 FROM confirmed WHERE n = ? AND tier = ?", (number, tier))
-        return row is not None or (self.tier_revision(tier) >= number and not self.lacking(tier))
+        return row is not None or (self.tier_revision(tier) >= number and not self.lacks_something(tier))
 
     def start_tier(self, start: TierStart, number: int) -> None:
         """A tier enters the history at base ``number``: a new one, or one that starts anew. A new one has to get

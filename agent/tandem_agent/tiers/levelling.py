@@ -78,7 +78,7 @@ def announce(tiers: TierSet, lagging: Iterable[Tier], progress: Progress) -> Non
         counters = progress.tier(tier.name)
         if not counters.announced:
             counters.announced = True
-            counters.queued_bytes += tiers.state.lagging_bytes(tier.id)
+            counters.queued_bytes += tiers.state.lacked_total(tier.id)[1]
 
 
 @dataclass(slots=True)
