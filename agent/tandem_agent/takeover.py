@@ -18,15 +18,17 @@ from typing import Any, TypeVar
 from tandem_agent.agent_key import slot_if_needed
 from tandem_agent.bases import base_details, list_objects, told_names
 from tandem_agent.config import Config, TierConfig
+from tandem_agent.pinning import Confirm, pin_host_key
 from tandem_agent.progress import Progress
 from tandem_agent.state import Setup, State, Takeover, TierStart, now_text
 from tandem_agent.tiers.importing import (
     Reading,
+    clear_epochs,
     close_open,
     fence,
+    highest_epoch_there,
     highest_listed,
     read_claim,
-    read_epochs,
     read_lists,
     read_record,
     read_side,
@@ -120,11 +122,17 @@ class _Place:
 
 
 async def take_over(
-    config: Config, passphrase: Callable[[], str], agree: Callable[[Outlook], bool], progress: Progress
+    config: Config,
+    passphrase: Callable[[], str],
+    confirm_host_key: Confirm,
+    agree: Callable[[Outlook], bool],
+    progress: Progress,
 ) -> TakeoverResult:
     """Become the installation that may write. ``agree`` is asked before anything is written anywhere. Raises
     `NoTierReachable`, and `Refused` where the tiers are not one repository."""
     with process_lock(config):
+        for tier in config.tiers:
+            await pin_host_key(config, tier, confirm_host_key)
         state = State.open(config.state_dir)
         run = _Run(config, state, progress)
         try:
@@ -219,12 +227,12 @@ class _Run:
     async def _intend(self, ring: KeyRing) -> Takeover:
         """Use up an epoch and a number above all that was seen, durably, before they are sent. One begun here
         before is gone on with if nobody has gone higher."""
-        epochs = [epoch for place in self._places for epoch in await read_epochs(place.reading)]
+        epochs = [await highest_epoch_there(place.reading) for place in self._places]
         numbers = [await highest_listed(place.reading) for place in self._places]
         begun, setup, intent = self._state.takeover(), self._state.setup(), self._state.intent()
         same = begun is not None and begun.setup.repository_id == ring.repository_id
         if same and begun is not None:
-            if begun.setup.certificate.epoch >= max(epochs, default=0) and begun.number >= max(numbers):
+            if begun.setup.certificate.epoch >= max(epochs) and begun.number >= max(numbers):
                 return begun
             epochs.append(begun.setup.certificate.epoch)
             numbers.append(begun.number)
@@ -233,7 +241,7 @@ class _Run:
             numbers += [self._state.head, intent.number if intent is not None else 0]
         assert ring.root_private is not None
         installation = Installation.generate()
-        epoch = max(epochs, default=0) + 1
+        epoch = max(epochs) + 1
         certificate = Certificate.issue(ring.root_private, ring.repository_id, installation, epoch)
         root = self._places[0].identity.root_public
         takeover = Takeover(
@@ -261,6 +269,7 @@ class _Run:
             )
             if lost := await fence(place.reading, setup.certificate, claim):
                 raise _LostRaceError(f"tier {place.config.name}: {lost}")
+            await clear_epochs(place.reading, setup.certificate.epoch)
 
         def aborted(number: int, nonce: bytes | None, parents: tuple[bytes, ...]) -> Record:
             details = {**about, "reason": "closed by a takeover", "backup": {}}

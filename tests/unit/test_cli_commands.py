@@ -496,13 +496,13 @@ class TestHostKeys:
     keys = (HostKey("ssh-ed25519", "SHA256:right"), HostKey("ssh-rsa", "SHA256:also"))
 
     def test_named_by_a_script(self) -> None:
-        check = importlib.import_module("tandem_agent.cli.init").host_key_check
+        check = importlib.import_module("tandem_agent.cli.configuring").host_key_check
         assert check({"SHA256:right"})("remote", self.keys)
         with pytest.raises(Exception, match="none that --accept-host-key names"):
             check({"SHA256:other"})("remote", self.keys)
 
     def test_nobody_there_to_ask(self) -> None:
-        check = importlib.import_module("tandem_agent.cli.init").host_key_check
+        check = importlib.import_module("tandem_agent.cli.configuring").host_key_check
         with pytest.raises(Exception, match=r"is not confirmed.*--accept-host-key"):
             check(set())("remote", self.keys)
 

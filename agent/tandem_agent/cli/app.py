@@ -20,6 +20,7 @@ _COMMANDS = {
     "restore": ".restore:restore",
     "tiers": ".tiers:tiers",
     "sync": ".tiers:sync",
+    "takeover": ".takeover:takeover",
     "key": ".key:key",
 }
 

@@ -115,7 +115,7 @@ async def _confirmed(config: Config, tier: TierConfig) -> TierConfig:
     from tandem_protocol.stores.host_keys import fetch_host_keys
 
     from ..wiring import pinned_lines
-    from .init import host_key_check
+    from .configuring import host_key_check
 
     if pinned_lines(config, tier.place):
         return tier

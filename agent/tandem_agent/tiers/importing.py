@@ -87,6 +87,21 @@ async def read_epochs(reading: Reading) -> dict[int, Certificate | Fault]:
     return found
 
 
+async def highest_epoch_there(reading: Reading) -> int:
+    """The highest epoch taken here. An unreadable one far above all readable ones is passed over, as with numbers."""
+    found = await read_epochs(reading)
+    readable = max((epoch for epoch, what in found.items() if isinstance(what, Certificate)), default=0)
+    return max((epoch for epoch in found if epoch <= readable + BELIEVABLE), default=0)
+
+
+async def clear_epochs(reading: Reading, ours: int) -> None:
+    """Move aside what stands above our epoch and is no certificate: nobody could have written it who may."""
+    for epoch, what in (await read_epochs(reading)).items():
+        if epoch > ours and isinstance(what, Fault):
+            _check_usable(reading.name, epoch, what)
+            await move_aside(reading.store, names.epoch_path(epoch))
+
+
 async def listed_numbers(store: Store) -> AsyncIterator[tuple[int, str]]:
     """Every number that has something, and whether it is a claim or a record."""
     async for high in store.list(names.REVISIONS):

@@ -195,7 +195,8 @@ class Tier:
         )
         return SecondInstallation(
             f"tier {self.name}: {kind} writes to this repository ({verdict.reason}; it is {who}{where}, we are {ours})",
-            "nothing was written; end one of the two, or restore with --from URL",
+            "nothing was written; to go on from here: tandem takeover; only to read: restore --from URL; "
+            "for a repository of its own: tandem init with other folders",
         )
 
     def _origin(self, foreign: Claim | Record) -> str:
