@@ -1,0 +1,314 @@
+"""One run: steps drawn from a seed, faults armed around them, then peace, and the checks.
+
+A seed first draws which kinds of fault it has at all, so that many runs have few of them and the checks can be
+strict there. Steps are whole commands (backup, synchronisation, a prune made of a record's own parts), changes of
+links, damage to storages, and copies of machines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tests.simulation import checks
+from tests.simulation.machines import Machine, Process
+from tests.simulation.places import Link, Storage
+from tests.simulation.world import Ended, Op, Violation, World
+
+from tandem_agent.backup import backup
+from tandem_agent.progress import Progress
+from tandem_agent.resync import sync
+from tandem_agent.state import State
+from tandem_agent.tiers.targets import reachable_targets
+from tandem_agent.tiers.writing import Revision
+from tandem_agent.wiring import Agent
+from tandem_protocol.names import IDENTITY, ObjectType, object_path
+from tandem_protocol.revision import Kind, Removal
+
+FOREVER = 1e12
+LINK_FAULTS = ("away", "cut", "lost", "dropped", "slow")
+AGENT_FAULTS = ("crash", "stop", "state full")
+STORAGE_FAULTS = ("full", "flip object", "flip history", "roll back")
+COPIES = ("clone", "image")
+
+
+class Scenario:
+    """The steps of one seed. ``steps``: how many at most."""
+
+    def __init__(self, world: World, steps: int) -> None:
+        self.world = world
+        self.make = world.make
+        self.steps = self.make.randrange(steps // 3, steps + 1)
+        kinds = LINK_FAULTS + AGENT_FAULTS + STORAGE_FAULTS
+        self.faults = {kind for kind in kinds if self.make.random() < 0.35}
+        if self.make.random() < 0.3:
+            self.faults.add(self.make.choice(COPIES))
+        names = sorted(world.storages)
+        self.harmed = names if self.make.random() < 0.3 else [self.make.choice(names)]
+        self.copies = 0
+        self.images: list[tuple[Any, int, Machine]] = []
+
+    async def run(self) -> None:
+        world = self.world
+        world.tell("faults:", *sorted(self.faults), "harm to:", *self.harmed)
+        await world.init(world.found())
+        self.keep_images()
+        for _ in range(self.steps):
+            await self.step()
+        await self.end()
+
+    # Steps
+
+    async def step(self) -> None:
+        acts: list[tuple[int, Callable[[], Awaitable[None]], str | None]] = [
+            (8, self.backup, None),
+            (4, self.sync, None),
+            (1, self.prune, None),
+            (3, self.links, "away"),
+            (1, self.flip, "flip object"),
+            (1, self.flip_history, "flip history"),
+            (1, self.roll_back, "roll back"),
+            (1, self.fill, "full"),
+            (3, self.clone, "clone"),
+            (3, self.image, "image"),
+            (2, self.both, "clone"),
+        ]
+        possible = [(weight, act) for weight, act, needs in acts if needs is None or needs in self.faults]
+        act = self.make.choices([act for _, act in possible], [weight for weight, _ in possible])[0]
+        self.world.tell("STEP", act.__name__)
+        await act()
+        self.calm()
+        self.keep_images()
+
+    def machine(self) -> Machine | None:
+        alive = [machine for machine in self.world.machines if not machine.stopped]
+        return self.make.choice(alive) if alive else None
+
+    async def backup(self) -> None:
+        if (machine := self.machine()) is not None:
+            await self.back_up(machine)
+
+    async def back_up(self, machine: Machine) -> None:
+        self.change_files(machine)
+        wait_s = self.make.choice((0.0, 0.0, 20.0, 300.0))
+        await self.play(machine, lambda agent: backup(agent, [b"/home"], wait_s=wait_s, progress=Progress()))
+
+    async def sync(self) -> None:
+        full = self.make.random() < 0.2
+        if (machine := self.machine()) is not None:
+            await self.play(machine, lambda agent: sync(agent, (), full, Progress()))
+
+    async def both(self) -> None:
+        """Two machines at once."""
+        alive = [machine for machine in self.world.machines if not machine.stopped]
+        chosen = self.make.sample(alive, min(2, len(alive)))
+        await asyncio.gather(*(self.back_up(machine) for machine in chosen))
+
+    async def play(self, machine: Machine, op: Op) -> None:
+        """Run one command on a machine with faults around it, and check what came of it."""
+        process = self.world.process(machine)
+        self.arm(process)
+        self.judge(await self.world.run(process, op))
+
+    def judge(self, ended: Ended) -> None:
+        if self.world.is_alarm(ended):
+            checks.check_alarm(self.world, ended)
+        elif ended.fault is None:
+            checks.check_answer(self.world, ended)
+
+    def change_files(self, machine: Machine) -> None:
+        """New files, changed ones, and now and then old content again."""
+        make = self.make
+        for _ in range(make.randrange(3)):
+            blocks = [make.randbytes(make.randrange(20, 200)) for _ in range(make.randrange(1, 4))]
+            olds = [made for made in self.world.made.values() if made.files]
+            if olds and make.random() < 0.4:
+                blocks = make.choice(sorted(make.choice(olds).files.values()))
+            machine.files[b"file %d" % make.randrange(6)] = blocks
+        if machine.files and make.random() < 0.2:
+            del machine.files[make.choice(sorted(machine.files))]
+        if not machine.files:
+            machine.files[b"file"] = [make.randbytes(50)]
+
+    async def prune(self) -> None:
+        machine = self.machine()
+        if machine is None:
+            return
+        made = [m for m in checks.listed(self.world, State.open(machine.folder)) if not m.pruned]
+        dropped = [m for m in made if self.make.random() < 0.4]
+
+        async def op(agent: Agent) -> None:
+            tiers = agent.tiers
+            targets = await reachable_targets(tiers, 0.0)
+            for one in dropped:
+                one.pruned = True
+            kept = [m for m in self.world.made.values() if not m.pruned]
+            needed = self.world.catalogue.having(self.world.bytes_of, set().union(*(m.blocks for m in kept)))
+            needed |= {object_path(ObjectType.SNAPSHOT, m.snapshot) for m in kept if m.snapshot}
+            kinds = (ObjectType.PACK, ObjectType.INDEX, ObjectType.SNAPSHOT)
+            live = [o for o in tiers.state.live().values() if o.type in kinds]
+            gone = [Removal(o.type, o.name) for o in live if object_path(o.type, o.name) not in needed]
+            revision = await Revision.begin(tiers, targets, Progress())
+            try:
+                await revision.commit(Kind.PRUNE, {}, removed=sorted(gone, key=lambda r: r.name))
+            except BaseException as fault:
+                await revision.abort(str(fault))
+                raise
+
+        await self.play(machine, op)
+
+    # Faults
+
+    async def links(self) -> None:
+        for machine in self.world.machines:
+            for link in machine.links.values():
+                link.down_until = FOREVER if self.make.random() < 0.4 else 0.0
+
+    def arm(self, process: Process) -> None:
+        """What may go wrong in this command."""
+        make = self.make
+        for name, link in sorted(process.machine.links.items()):
+            self.arm_link(link)
+            self.arm_storage(self.world.storages[name], name in self.harmed)
+        if "crash" in self.faults and make.random() < 0.5:
+            process.dies_in = self.some_time()
+        if "stop" in self.faults and make.random() < 0.3:
+            process.stops_in = self.some_time()
+        if "state full" in self.faults and make.random() < 0.2:
+            process.full_in = make.randrange(12)
+        process.scan_s = make.choice((0.0, 0.0, 1.0, 200.0))
+
+    def some_time(self) -> int:
+        """A number of steps, within the length of a command: the beginning is as likely as the end."""
+        return self.make.randrange(self.make.choice((10, 40, 120)))
+
+    def arm_link(self, link: Link) -> None:
+        make = self.make
+        if "cut" in self.faults and make.random() < 0.4:
+            link.cut_in, link.cut_for = self.some_time(), make.choice((0.0, 2.0, 60.0, FOREVER))
+        if "lost" in self.faults and make.random() < 0.5:
+            link.lose_in = make.randrange(10)
+        if "dropped" in self.faults and make.random() < 0.3:
+            link.drop_in = make.randrange(10)
+        slow = "slow" in self.faults and make.random() < 0.3
+        link.latency = make.choice((1.0, 10.0)) if slow else make.choice((0.0, 0.01, 0.01, 0.1))
+
+    def arm_storage(self, storage: Storage, may_harm: bool) -> None:
+        make = self.make
+        if not may_harm:
+            return
+        when = storage.verbs + 1 + self.some_time()
+        if "roll back" in self.faults and make.random() < 0.1:
+            storage.at[when] = lambda: self.back_in_time(storage)
+        elif "flip object" in self.faults and make.random() < 0.1:
+            storage.at[when] = lambda: self.flip_one(storage, ("packs/", "index/", "snapshots/", "keys/"))
+        elif "roll back" in self.faults:
+            storage.at[when] = lambda: storage.images.append(dict(storage.shared))
+
+    def calm(self) -> None:
+        """What was armed and did not come is over; what is down stays down."""
+        for machine in self.world.machines:
+            for link in machine.links.values():
+                link.cut_in = link.lose_in = link.drop_in = None
+        for storage in self.world.storages.values():
+            storage.at.clear()
+
+    def keep_images(self) -> None:
+        if "roll back" in self.faults:
+            for storage in self.world.storages.values():
+                storage.images.append(dict(storage.shared))
+        if "image" in self.faults and self.make.random() < 0.3:
+            machine = self.machine()
+            if machine is not None:
+                self.images.append((machine.copied_disk(), self.world.now, machine))
+
+    async def flip(self) -> None:
+        storage = self.world.storages[self.make.choice(self.harmed)]
+        self.flip_one(storage, ("packs/", "index/", "snapshots/", "keys/"))
+
+    async def flip_history(self) -> None:
+        storage = self.world.storages[self.make.choice(self.harmed)]
+        starts: tuple[str, ...] = ("revisions/", "epochs/", IDENTITY)
+        if any(path.startswith(starts[1:]) for path in storage.flipped):
+            starts = starts[:1]  # with neither identity nor epoch nothing says whose the tier is
+        self.flip_one(storage, starts)
+
+    def flip_one(self, storage: Storage, starts: tuple[str, ...]) -> None:
+        paths = sorted(
+            path for path in storage.shared if path.startswith(starts) and path not in storage.flipped
+        )
+        if paths:
+            self.world.flip(storage, self.make.choice(paths))
+
+    async def roll_back(self) -> None:
+        self.back_in_time(self.world.storages[self.make.choice(self.harmed)])
+
+    def back_in_time(self, storage: Storage) -> None:
+        if storage.images:
+            recent = storage.images[-6:]
+            self.world.roll_back(storage, self.make.choice(recent))
+
+    async def fill(self) -> None:
+        for storage in self.world.storages.values():
+            storage.full = self.make.random() < 0.4
+
+    # More than one machine
+
+    async def clone(self) -> None:
+        machine = self.machine()
+        if machine is not None and self.copies < 2:
+            self.copies += 1
+            name = ("beta", "gamma")[self.copies - 1]
+            self.world.copy_machine(machine, name, machine.copied_disk(), self.world.now, machine.files)
+
+    async def image(self) -> None:
+        """A machine is put back to an earlier image of its disk."""
+        if self.images and self.copies < 2:
+            disk, born, machine = self.make.choice(self.images)
+            if machine.stopped:
+                return
+            machine.stopped = True
+            self.copies += 1
+            name = ("beta", "gamma")[self.copies - 1]
+            self.world.copy_machine(machine, name, disk, born, machine.files)
+
+    # The end
+
+    async def end(self) -> None:
+        world = self.world
+        world.tell("PEACE")
+        for storage in world.storages.values():
+            storage.full = False
+        for machine in world.machines:
+            for link in machine.links.values():
+                link.mend()
+        for machine in world.machines:
+            if not machine.stopped:
+                await self.settle(machine)
+        checks.check_nothing_lost(world)
+
+    async def settle(self, machine: Machine) -> None:
+        """In peace: one synchronisation of each tier, all are equal, and writing goes on."""
+        world = self.world
+        for _ in range(2 if any(s.harmed for s in world.storages.values()) else 1):
+            ended = await self.in_peace(machine, lambda agent: sync(agent, (), False, Progress(), 60.0))
+            if machine.stopped:
+                return
+        whole = checks.check_equal(world, machine)
+        self.change_files(machine)
+        ended = await self.in_peace(
+            machine, lambda agent: backup(agent, [b"/x"], wait_s=60.0, progress=Progress())
+        )
+        if machine.stopped:
+            return
+        without = [tier.name for tier in ended.answer.tiers if not tier.has_it]
+        if without if whole else len(without) == len(ended.answer.tiers):
+            raise Violation(f"in peace a backup of {machine.name} is not on {without}")
+
+    async def in_peace(self, machine: Machine, op: Op) -> Ended:
+        ended = await self.world.run(self.world.process(machine), op)
+        self.judge(ended)
+        if ended.fault is not None and not machine.stopped:
+            raise Violation(f"in peace {machine.name} failed: {ended.fault}")
+        return ended
