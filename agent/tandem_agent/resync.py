@@ -65,7 +65,7 @@ async def _sync_one(tiers: TierSet, tier: Tier, full: bool, progress: Progress) 
     started = time.monotonic()
     before = tiers.state.missing(tier.id)
     outcome = Outcome()
-    if tier.reachable and (full or not tier.facts().complete):
+    if tier.reachable and (full or not tier.is_complete):
         outcome = await level_tier(tiers, tier, full, progress)
     tier.remember()
     done = len(before) - len(tiers.state.missing(tier.id))

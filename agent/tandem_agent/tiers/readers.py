@@ -9,10 +9,15 @@ from tandem_agent.tiers.tierset import TierSet
 
 def readers(tiers: TierSet, only: str | None = None) -> list[NamedStore]:
     """In configured order, so that the first (the vault) answers when it can. ``only``: one tier's name."""
-    live = tiers.state.live()
+    state = tiers.state
 
     def make(tier: Tier) -> NamedStore:
         facts = tier.facts()
-        return NamedStore(tier.name, tier.store, lambda name: name in live and facts.holds_last(live[name]))
+
+        def holds(name: bytes) -> bool:
+            found = state.live_object(name)
+            return found is not None and facts.holds_last(found)
+
+        return NamedStore(tier.name, tier.store, holds)
 
     return [make(tier) for tier in tiers.reachable if only in (None, tier.name)]

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 
 from tandem_agent.state import State, TierRow
 from tandem_agent.wiring import Agent
-from tandem_protocol.history import Live
-from tandem_protocol.planning import TierFacts, lacks
-from tandem_protocol.verdict import State as TierState
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +38,8 @@ class TiersStatus:
 async def tiers_status(agent: Agent) -> TiersStatus:
     """Contact every tier and tell its state. Raises `SecondInstallation`."""
     await agent.tiers.contact(deadline=agent.tiers.soon(), join=False)
-    live = agent.state.live()
     rows = [
-        _status(
-            agent.state,
-            tier.row,
-            tier.url,
-            tier.facts(),
-            live,
-            tier.state.value,
-            tier.reason,
-            tier.store.power_safe,
-        )
+        _status(agent.state, tier.row, tier.url, tier.state.value, tier.reason, tier.store.power_safe)
         for tier in agent.tiers.tiers
     ]
     return TiersStatus(agent.state.head, rows)
@@ -60,34 +47,22 @@ async def tiers_status(agent: Agent) -> TiersStatus:
 
 def remembered_status(state: State, urls: Mapping[str, str]) -> TiersStatus:
     """As local state has it, asking no tier: while another process is at work. ``urls`` by tier name."""
-    live = state.live()
-    rows = []
-    for row in state.tiers():
-        missing, lacking = frozenset(state.missing(row.id)), frozenset(state.lacking(row.id))
-        facts = TierFacts(row.id, TierState.LAGGING, row.to_compare, missing, lacking, row.floor)
-        rows.append(_status(state, row, urls.get(row.name, ""), facts, live, row.state, row.reason, None))
+    rows = [_status(state, row, urls.get(row.name, ""), row.state, row.reason, None) for row in state.tiers()]
     return TiersStatus(state.head, rows)
 
 
 def _status(
-    state: State,
-    row: TierRow,
-    url: str,
-    facts: TierFacts,
-    live: Live,
-    word: str,
-    reason: str,
-    power_safe: bool | None,
+    state: State, row: TierRow, url: str, word: str, reason: str, power_safe: bool | None
 ) -> TierStatus:
-    missing = lacks(facts, live)
+    objects, size = state.lacked_total(row.id)
     return TierStatus(
         name=row.name,
         url=url,
         state=word,
         revision=state.tier_revision(row.id),
-        missing_revisions=len(facts.missing),
-        missing_objects=len(missing),
-        missing_bytes=sum(found.size for found in missing),
+        missing_revisions=len(state.missing(row.id)),
+        missing_objects=objects,
+        missing_bytes=size,
         reason=reason,
         since=row.since,
         power_safe=power_safe,

@@ -14,6 +14,7 @@ from tandem_agent.tiers.levelling import level_tier
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
 from tandem_protocol.errors import NoTierReachable, Refused
+from tandem_protocol.history import Live
 from tandem_protocol.planning import choose_targets
 from tandem_protocol.verdict import State as TierState
 
@@ -55,9 +56,13 @@ async def _chosen(tiers: TierSet, only: Iterable[bytes] | None, progress: Progre
 
     def choose() -> list[Tier]:
         facts = [tier.facts() for tier in tiers.tiers]
-        level = any(known.complete and known.state is TierState.ONLINE for known in facts)
-        # What each lacks, in bytes, decides only where none is level; reading all that is live takes its time.
-        chosen = choose_targets(facts, {} if level else tiers.state.live())
+        lacked: Live = {}
+        if not any(known.complete and known.state is TierState.ONLINE for known in facts):
+            # What each lacks decides, and nothing else that is live: it is the same for all of them.
+            for known in facts:
+                if known.reachable:
+                    lacked |= tiers.state.lacked(known.tier_id)
+        chosen = choose_targets(facts, lacked)
         return [tier for tier in tiers.by_id(chosen) if tier in allowed]
 
     targets = choose()

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from tandem_agent.state import State, TierRow, now_text
 from tandem_agent.tiers.contact import read_tier
@@ -25,6 +25,7 @@ from tandem_protocol.errors import (
     TandemError,
     Unavailable,
 )
+from tandem_protocol.history import LiveObject
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.names import ObjectType
 from tandem_protocol.planning import TierFacts
@@ -85,13 +86,33 @@ class Tier:
         row = self.row
         return TierFacts(self.id, self.state, row.to_compare, missing, lacking, row.floor, row.imported)
 
+    def facts_about(self, live: Mapping[bytes, LiveObject]) -> TierFacts:
+        """The same as far as it concerns ``live``, a few objects: at a cost that does not grow with all that the
+        tier misses. Says nothing of what else it lacks."""
+        missing = {o.added for o in live.values() if self._state.is_missing(self.id, o.added)}
+        lacking = {name for name in live if self._state.is_lacking(self.id, name)}
+        row = self.row
+        return TierFacts(
+            self.id,
+            self.state,
+            row.to_compare,
+            frozenset(missing),
+            frozenset(lacking),
+            row.floor,
+            row.imported,
+        )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it is known to hold everything; `TierFacts.complete` without reading what it misses."""
+        return not self.row.to_compare and self._state.is_complete(self.id)
+
     def believed(self) -> Believed:
         """What this installation knows of this tier, for the verdict."""
         if self._installed is None:
             raise Refused("this installation has no repository yet", "run tandem init")
         intent = self._state.intent()
         row = self.row
-        facts = self.facts()
         return Believed(
             repository_id=self._installed.repository_id,
             tier_id=self.id,
@@ -104,7 +125,7 @@ class Tier:
             start=row.start,
             highest_held=self._state.highest_held(self.id) if self._state.head else 0,
             last_written=row.last_written,
-            complete=not facts.missing and not facts.lacking,
+            complete=self._state.is_complete(self.id),
             imported=row.imported,
             to_compare=row.to_compare,
         )
@@ -216,8 +237,8 @@ class Tier:
 
     async def mend_keys(self) -> None:
         """Put a key slot that is damaged or gone here again, from the local copy: without them nothing opens."""
-        facts = self.facts()
-        live = self._state.live_of(ObjectType.KEY)
+        live = self._state.live_keys()
+        facts = self.facts_about(live)
         for name, data in self._state.key_slots().items():
             if name not in live or not facts.holds_last(live[name]):
                 continue

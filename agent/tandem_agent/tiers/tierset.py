@@ -15,13 +15,13 @@ from typing import Any
 from tandem_agent.state import Intent, State, now_text
 from tandem_agent.tiers.tier import Tier
 from tandem_protocol.errors import SecondInstallation, TandemError
+from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.planning import next_number, writable_now
 from tandem_protocol.replicate import sizes_of
 from tandem_protocol.revision import (
     MAX_OBJECTS,
     Kind,
-    ObjectRef,
     Record,
     RecordDraft,
     fresh_nonce,
@@ -189,9 +189,9 @@ class TierSet:
 
     async def complete(self, tier: Tier, number: int) -> bool:
         """Finish the decided revision ``number`` on one of its targets, if everything it added is there."""
-        if number in self.state.missing(tier.id):
+        if self.state.is_missing(tier.id, number):
             await self._level(tier, [number], MAX_OBJECTS)
-        return tier.reachable and number not in self.state.missing(tier.id)
+        return tier.reachable and not self.state.is_missing(tier.id, number)
 
     async def _level(self, tier: Tier, missing: list[int], most: int) -> None:
         if not missing or not tier.reachable or self.state.tier(tier.id).to_compare:
@@ -204,18 +204,36 @@ class TierSet:
             tier.fail(fault)
 
     async def _writable(self, tier: Tier, missing: list[int], most: int) -> list[int]:
-        live = self.state.live()
+        """Those of ``missing`` all of whose objects are there. Nothing of a revision is sent before its claim, so
+        those are asked about whose claim the look found; of the others the first, and so on while they are there:
+        a tier that lacks a later one as well is for synchronisation, however many it lacks."""
+        claimed = tier.seen.claimed if tier.seen is not None else frozenset()
+        missing = [number for number in missing if number != tier.row.floor]
+        ready = await self._ready(tier, [number for number in missing if number in claimed], most)
+        for number in [number for number in missing if number not in claimed][:most]:
+            found = await self._ready(tier, [number], most)
+            if not found:
+                break
+            ready += found
+        return sorted(ready)
+
+    async def _ready(self, tier: Tier, numbers: list[int], most: int) -> list[int]:
+        """Those of ``numbers`` that can be written, as far as ``most`` questions tell. The base that a new tier starts
+        at is never among them: it stands for all that is below, which is synchronisation's to bring."""
         records: list[Record] = []
-        wanted: list[ObjectRef] = []
-        for number in missing:
-            if number == tier.row.floor:
-                continue  # it stands for all that is below, which is synchronisation's to bring
+        wanted: list[LiveObject] = []
+        live: Live = {}
+        for number in numbers:
             record = self.state.record(number)
-            needed = [r for r in record.added if r.name in live and live[r.name].live_on(tier.id)]
+            there = self.state.live_among(ref.name for ref in record.added)
+            needed = [found for found in there.values() if found.live_on(tier.id)]
             if len(wanted) + len(needed) > most:
                 continue
             records.append(record)
             wanted += needed
+            live |= there
+        if len(numbers) == 1 and wanted and not await sizes_of(tier.store, wanted[:1]):
+            return []  # most often nothing of it is there: one question tells
         return writable_now(records, await sizes_of(tier.store, wanted), tier.id, live)
 
 
@@ -241,7 +259,7 @@ async def write_revisions(tier: Tier, state: State, numbers: list[int]) -> None:
 def refresh(tier: Tier) -> None:
     """State again from what is now known to be held: online when nothing is missing."""
     if tier.reachable:
-        complete = tier.facts().complete
+        complete = tier.is_complete
         tier.set_state(TierState.ONLINE if complete else TierState.LAGGING, "" if complete else tier.reason)
 
 
