@@ -2,7 +2,7 @@
 
 With local state, what is known there says which tier holds what, and each tier is connected to only when it is
 asked for something. Without, one tier is read as it stands, with the passphrase alone. Nothing is written to a
-tier, nothing is claimed or judged: a second installation may read.
+tier, nothing is claimed or judged: a second installation may read. What was found damaged is noted in local state.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from tandem_agent.backups import list_backups
 from tandem_agent.config import Config, TierConfig
+from tandem_agent.engine.fetch import Damage
+from tandem_agent.noting import note_damage
 from tandem_agent.reading import NamedStore, Objects, RepositoryView, open_index, open_store
 from tandem_agent.state import State, TierRow
 from tandem_agent.wiring import (
@@ -101,18 +103,21 @@ async def _from_state(
             for tier, row in ((tier, _row(rows, tier)) for tier in tiers)
         ]
     named = [link.named for link in links]
+    damage: list[Damage] = []
     folder = tempfile.mkdtemp(prefix="tandem-index-")
     try:
         try:
             with process_lock(config):
-                index, notices = await open_index(os.path.join(cache_dir(config), "index"), ring, live, named)
+                kept = os.path.join(cache_dir(config), "index")
+                index, notices = await open_index(kept, ring, live, named, damage)
         except Busy:  # a backup is at work on that index: a passing one of our own
-            index, notices = await open_index(folder, ring, live, named)
+            index, notices = await open_index(folder, ring, live, named, damage)
         told += notices
         try:
-            yield RepositoryView(ring, live, backups, named, index, told)
+            yield RepositoryView(ring, live, backups, named, index, told, damage)
         finally:
             index.close()
+            told += await asyncio.to_thread(note_damage, config, damage)
     finally:
         await asyncio.gather(*(link.close() for link in links))
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

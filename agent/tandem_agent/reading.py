@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from tandem_agent.backups import BackupInfo, info_of
 from tandem_agent.catalog import told_backups
 from tandem_agent.engine.blobindex import BlobIndex
-from tandem_agent.engine.fetch import Fetcher, NamedStore
+from tandem_agent.engine.fetch import Damage, Fetcher, NamedStore
 from tandem_protocol.browse import StoredHistory, history_from_store
 from tandem_protocol.errors import Corrupt, Missing, TandemError, Unsupported
 from tandem_protocol.history import LiveObject
@@ -39,7 +39,7 @@ Objects = Mapping[bytes, LiveObject]
 @dataclass
 class RepositoryView:
     """What reading needs. ``tiers`` in configured order; ``notices`` for people: what was damaged and passed
-    over. ``index`` knows every block that is live."""
+    over. ``index`` knows every block that is live. ``damage``: whoever reads adds what was bad on a tier."""
 
     ring: KeyRing
     live: Objects
@@ -47,6 +47,7 @@ class RepositoryView:
     tiers: list[NamedStore]
     index: BlobIndex
     notices: list[str] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
 
 
 async def update_index(
@@ -55,14 +56,16 @@ async def update_index(
     segments: Objects,
     tiers: Sequence[NamedStore],
     packs: Callable[[], Objects] | None = None,
+    damage: list[Damage] | None = None,
 ) -> list[str]:
     """Take into ``index`` every live segment that it has not seen. A damaged one is tried on the next tier;
     where no tier has it good it is passed over, and what it named is read from the packs themselves if
-    ``packs`` (the live ones) is given. Returns notices. Raises `NoTierReachable` if all tiers fail."""
-    fetcher = Fetcher(ring, tiers)
+    ``packs`` (the live ones) is given. Returns notices, and adds what was bad on a tier to ``damage``. Raises
+    `NoTierReachable` if all tiers fail."""
+    fetcher = Fetcher(ring, tiers, found=damage)
     wanted = [o for o in segments.values() if o.name not in index.segments_seen()]
     wanted.sort(key=lambda o: (-o.added, o.name))
-    lost = 0
+    lost, newer = 0, False
     for start in range(0, len(wanted), _AT_ONCE):
         part = wanted[start : start + _AT_ONCE]
         for segment, entries in zip(
@@ -70,15 +73,17 @@ async def update_index(
         ):
             if isinstance(entries, TandemError):
                 lost += 1
+                newer = newer or isinstance(entries, Unsupported)
             else:
                 await asyncio.to_thread(index.add_segment, segment.name, entries)
     notices = [f"index segment {d.name.hex()[:16]} is {d.what} on {d.tier}" for d in fetcher.damage]
+    why = "are of a newer program (upgrade tandem), or good on no tier" if newer else "are good on no tier"
     if lost and packs is None:
-        notices.append(f"{lost} index segments are good on no tier; what they name cannot be found")
+        notices.append(f"{lost} index segments {why}; what they name cannot be found")
     elif lost and packs is not None:
         missing = [o for o in packs().values() if index.number_of(o.name) is None]
-        notices.append(f"{lost} index segments are good on no tier; {len(missing)} packs are read instead")
-        notices += await _rebuild(index, ring, tiers, missing)
+        notices.append(f"{lost} index segments {why}; {len(missing)} packs are read instead")
+        notices += await _rebuild(index, fetcher, missing)
     return notices
 
 
@@ -101,11 +106,8 @@ async def _segment(fetcher: Fetcher, name: bytes) -> list[PackEntry]:
     return await asyncio.to_thread(decode_segment, fetcher.ring, data)
 
 
-async def _rebuild(
-    index: BlobIndex, ring: KeyRing, tiers: Sequence[NamedStore], packs: list[LiveObject]
-) -> list[str]:
+async def _rebuild(index: BlobIndex, fetcher: Fetcher, packs: list[LiveObject]) -> list[str]:
     """Take packs into the index from their own trailers."""
-    fetcher = Fetcher(ring, tiers)
     lost = 0
     for start in range(0, len(packs), _AT_ONCE):
         for entries in await _each(packs[start : start + _AT_ONCE], lambda o: _trailer(fetcher, o)):
@@ -143,8 +145,10 @@ async def open_index(
     ring: KeyRing,
     live: Objects,
     tiers: Sequence[NamedStore],
+    damage: list[Damage] | None = None,
 ) -> tuple[BlobIndex, list[str]]:
-    """The blob index in ``folder``, up to date with ``live``; one that is damaged is made afresh."""
+    """The blob index in ``folder``, up to date with ``live``; one that is damaged is made afresh. Also notices;
+    ``damage`` is as in `update_index`."""
     notices: list[str] = []
     try:
         index = BlobIndex(folder)
@@ -155,7 +159,12 @@ async def open_index(
     try:
         segments = {n: o for n, o in live.items() if o.type is ObjectType.INDEX}
         notices += await update_index(
-            index, ring, segments, tiers, lambda: {n: o for n, o in live.items() if o.type is ObjectType.PACK}
+            index,
+            ring,
+            segments,
+            tiers,
+            lambda: {n: o for n, o in live.items() if o.type is ObjectType.PACK},
+            damage,
         )
         await asyncio.to_thread(index.flush)
     except BaseException:

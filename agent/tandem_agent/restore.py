@@ -85,7 +85,7 @@ async def restore(
     progress = progress or Progress()
     progress.phase = "restoring"
     selection = Selection(paths)
-    fetcher = Fetcher(view.ring, view.tiers, view.index)
+    fetcher = Fetcher(view.ring, view.tiers, view.index, view.damage)
     progress.read_from = lambda: fetcher.read_from
     snapshot = await read_snapshot(fetcher, snapshot_name)
     if not selection.paths:

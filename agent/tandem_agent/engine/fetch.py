@@ -105,10 +105,18 @@ class _Tier:
 
 
 class Fetcher:
-    """Reads for one operation. Belongs to one event loop; every coroutine may run many times at once."""
+    """Reads for one operation. Belongs to one event loop; every coroutine may run many times at once. What is found
+    bad is added to ``found`` too, when it is found."""
 
-    def __init__(self, ring: KeyRing, tiers: Sequence[NamedStore], index: Index | None = None) -> None:
+    def __init__(
+        self,
+        ring: KeyRing,
+        tiers: Sequence[NamedStore],
+        index: Index | None = None,
+        found: list[Damage] | None = None,
+    ) -> None:
         self.ring = ring
+        self._found = [] if found is None else found
         self._index = index
         self._tiers = [_Tier(tier) for tier in tiers]
         self._damage: dict[Damage, None] = {}
@@ -139,8 +147,10 @@ class Fetcher:
 
     def note(self, tier: str, kind: ObjectType, name: bytes, what: str) -> None:
         """Remember damage; a pack with thousands of bad places is remembered once."""
-        if len(self._damage) < _MAX_DAMAGE:
-            self._damage[Damage(tier, kind, name, what)] = None
+        damage = Damage(tier, kind, name, what)
+        if damage not in self._damage and len(self._damage) < _MAX_DAMAGE:
+            self._damage[damage] = None
+            self._found.append(damage)
 
     def _order(self, name: bytes, avoid: Iterable[str]) -> list[_Tier]:
         """Tiers to ask for an object: known holders in configured order, then the others, since what is
