@@ -1,0 +1,118 @@
+"""All steps that installations can take in a state: what is put together from writing, syncing and taking over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+
+from tests.model import syncing, taking, writing
+from tests.model.choosing import live_of
+from tests.model.context import BUDGET, CUT, TAKEOVER, Context, spend
+from tests.model.rules import Rules
+from tests.model.steps import Step
+from tests.model.things import SNAPSHOTS
+from tests.model.world import IDENTITY_DAMAGED, RUNNING, Inst, Run, State
+from tests.model.writing import removed_by_record
+
+_STEPS: dict[str, Callable[[Context, State, int, Run], list[Step]]] = {
+    "level": writing.level,
+    "intent": writing.intent,
+    "claim": writing.claim,
+    "objects": writing.objects,
+    "record": writing.record,
+    "confirm": writing.confirm,
+    "sync": syncing.sync,
+    "finish": syncing.finish,
+    "collect": syncing.collect,
+    "purge": syncing.purge,
+    "read": syncing.read,
+    "fence": taking.fence,
+    "import": taking.read_whole,
+    "unite": taking.unite,
+    "publish": taking.publish,
+}
+
+PURPOSES = ("sync", "full", "collect", "purge", "read", "backup", "long", "prune", "prune_one", "check", "repair", "replace")
+
+
+def make_context(tiers: int, rules: Rules) -> Context:
+    ctx = Context(tiers, rules)
+    ctx.join = taking.join
+    ctx.serve = syncing.serve
+    return ctx
+
+
+def steps_of(ctx: Context, state: State, i: int) -> list[Step]:
+    """What installation ``i`` may do next."""
+    inst = state.insts[i]
+    if inst.active != RUNNING:
+        return []
+    if inst.run is not None:
+        return _STEPS[inst.run.step](ctx, state, i, inst.run)
+    steps: list[Step] = []
+    if not inst.cert or (inst.intent is not None and inst.intent.epoch):
+        if state.budget[TAKEOVER] or inst.intent is not None:
+            for away, after in _links(ctx, state):
+                steps.append((f"{i} begins a takeover{_without(away)}", taking.begin(ctx, after, i, away)))
+        return steps
+    for purpose in PURPOSES:
+        if not state.budget[BUDGET.index(purpose)] or not _is_useful(ctx, state, inst, purpose):
+            continue
+        extras: list[tuple[object, ...]] = [()]
+        if purpose == "prune_one":
+            extras = [(t,) for t in range(ctx.tiers)]
+        elif purpose == "replace":
+            extras = [(t,) for t in to_replace(state, inst)]
+        if purpose in writing.WRITES:
+            started = state._replace(budget=spend(state.budget, BUDGET.index(purpose)))
+        else:
+            started = state
+        for away, after in _links(ctx, started):
+            for extra in extras:
+                label = f"{i} begins {purpose}{''.join(f' of {t}' for t in extra)}{_without(away)}"
+                steps.append((label, writing.contact(ctx, after, i, purpose, away, extra)))
+    return steps
+
+
+def to_replace(state: State, inst: Inst) -> list[int]:
+    """The tiers that were wiped, and those whose replacement was begun."""
+    known = [(row.generation, IDENTITY_DAMAGED) for row in inst.rows]
+    return [t for t, disk in enumerate(state.disks) if disk.ident not in known[t]]
+
+
+def _without(away: int) -> str:
+    return f", {writing.names(away)} away" if away else ""
+
+
+def _links(ctx: Context, state: State) -> Iterator[tuple[int, State]]:
+    """Which tiers cannot be reached now, each paid for; never all of them."""
+    yield 0, state
+    for count in range(1, min(ctx.tiers, state.budget[CUT] + 1)):
+        for away in combinations(range(ctx.tiers), count):
+            mask = sum(1 << t for t in away)
+            yield mask, state._replace(budget=spend(state.budget, CUT, count))
+
+
+def _is_useful(ctx: Context, state: State, inst: Inst, purpose: str) -> bool:
+    """Leaves out operations that would only look and go."""
+    if purpose == "sync":
+        rows = inst.rows
+        return inst.intent is not None or any(r.missing or r.lacking or r.compare or not r.imported for r in rows)
+    if purpose in ("prune", "prune_one"):
+        return bool(live_of(ctx, inst).anywhere & SNAPSHOTS)
+    if purpose == "collect":
+        view = live_of(ctx, inst)
+        return any(
+            disk.objs & removed_by_record(ctx, inst, t) & (~view.on[t] if ctx.rules.net_effect else -1)
+            for t, disk in enumerate(state.disks)
+        )
+    if purpose == "purge":
+        return any(disk.quar for disk in state.disks)
+    if purpose == "read":
+        return any(disk.bad | disk.gone for disk in state.disks)
+    if purpose == "check":
+        anywhere = live_of(ctx, inst).anywhere if ctx.rules.orphans_named else 0
+        return any(disk.objs & ~anywhere for disk in state.disks)
+    return True
+
+

@@ -1,0 +1,378 @@
+"""Takeover and join as small steps: fence, read whole and close, unite, publish. The union is the real `joining`.
+
+Mirrors ``takeover`` and ``tiers.joining``: the intent (with the epoch, for a takeover) is durable first; epoch and
+claim are a fence before anything is read; what a tier showed is forgotten in a crash; the base decides.
+"""
+
+from __future__ import annotations
+
+from tandem_protocol import joining
+from tandem_protocol.revision import Kind, Record
+from tandem_protocol.verdict import Fault
+from tests.model import things
+from tests.model.choosing import live_of, mask_of
+from tests.model.context import TAKEOVER, Context, spend
+from tests.model.steps import Step, decided, ended, put_claim, put_epoch, ran, torn
+from tests.model.things import DAMAGED, NUMBERS, LiveView, RecordDoc, bits, name_of, tier_id
+from tests.model.world import (
+    EPOCHS,
+    IDENTITY_DAMAGED,
+    Disk,
+    Inst,
+    Intent,
+    Row,
+    Run,
+    State,
+    head_of,
+    put,
+    with_disk,
+    with_inst,
+)
+from tests.model.writing import aborted, cut, level_or_on, names, without, written_records
+
+SideKey = tuple[int, Disk]
+
+
+def begin(ctx: Context, state: State, i: int, away: int) -> State | str:
+    """Step 1 of a takeover: a number and an epoch above all that is seen, durable before anything is sent."""
+    inst = state.insts[i]
+    reach = highest = epoch = 0
+    ours = inst.intent
+    for t, disk in enumerate(state.disks):
+        if away >> t & 1 or disk.ident in (0, IDENTITY_DAMAGED):
+            continue
+        reach |= 1 << t
+        for n in range(NUMBERS):
+            claimed = disk.claims[n]
+            mine = ours is not None and claimed and _has_nonce(claimed, ours.nonce)
+            if (claimed or disk.records[n]) and not mine:
+                highest = max(highest, n)
+        epoch = max([epoch, *(e for e, code in enumerate(disk.epochs) if code and code != inst.cert)])
+    if not reach:
+        return ended(state, i)
+    if ours is None or ours.number <= highest or ours.epoch <= epoch:
+        number, epoch = highest + 1, epoch + 1
+        if ours is not None:
+            number, epoch = max(number, ours.number + 1), max(epoch, ours.epoch + 1)
+        if number >= NUMBERS or epoch >= EPOCHS:
+            return ended(state, i)
+        if ours is None:
+            state = state._replace(budget=spend(state.budget, TAKEOVER))
+        inst = inst._replace(
+            cert=things.certificate(i, epoch), intent=Intent(number, things.nonce(i, number), epoch=epoch)
+        )
+    first = "fence" if ctx.rules.fence_first else "import"
+    run = Run(first, "takeover", reach, reach, targets=reach)
+    return with_inst(state, i, inst._replace(run=run))
+
+
+def _has_nonce(claimed: int, nonce: int) -> bool:
+    return claimed > DAMAGED and things.real_claim(claimed).nonce == nonce.to_bytes(24, "big")
+
+
+def join(ctx: Context, state: State, i: int, run: Run, late: int) -> State:
+    """Step 1 of a join: a number above all that the late tiers and the others show."""
+    inst = state.insts[i]
+    seen = [run.top, head_of(inst.journal)]
+    for t in bits(late):
+        disk = state.disks[t]
+        seen += [n for n in range(NUMBERS) if disk.claims[n] or disk.records[n]]
+    number = max(seen) + 1
+    if number >= NUMBERS:
+        return ended(state, i)
+    asked = Intent(number, things.nonce(i, number))
+    first = "fence" if ctx.rules.fence_first else "import"
+    run = run._replace(step=first, todo=late, targets=late, extra=(run.extra,))
+    return with_inst(state, i, inst._replace(intent=asked, run=run))
+
+
+def _is_takeover(run: Run) -> bool:
+    return run.purpose == "takeover"
+
+
+def fence(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
+    """Step 2: the epoch, then the claim; from now on whoever wrote before is told at its next look."""
+    t = next(bits(run.todo))
+    run = run._replace(todo=run.todo & ~(1 << t))
+    inst = state.insts[i]
+    asked = inst.intent
+    assert asked is not None
+    label = f"{i} fences {t} with epoch {things.real_certificate(inst.cert).epoch} and claim {asked.number}"
+    first = put_epoch(ctx, state.disks[t], inst.cert)
+    disk = None if first is None else put_claim(ctx, first, inst.cert, asked.nonce, asked.number)
+    if first is None or disk is None:
+        return [(f"{label}: lost to another", _again(ctx, state, i, t, run))]
+    effect = state._replace(disks=with_disk(state.disks, t, disk))
+    steps: list[Step] = [(label, _fenced(ctx, effect, i, run))]
+    steps += cut(state, i, t, run, label, _fenced, ctx)
+    half = state._replace(disks=with_disk(state.disks, t, first))
+    steps += torn(ctx, f"{label}: epoch only", half, i, _fenced(ctx, half, i, without(run, t)))
+    return steps + torn(ctx, label, effect, i, _fenced(ctx, effect, i, without(run, t)))
+
+
+def _again(ctx: Context, state: State, i: int, t: int, run: Run) -> State:
+    """Somebody was faster. A takeover is begun again, higher; a late tier is joined another time."""
+    if _is_takeover(run):
+        return ended(state, i)
+    return _fenced(ctx, state, i, without(run, t))
+
+
+def _fenced(ctx: Context, state: State, i: int, run: Run) -> State:
+    if run.todo:
+        return ran(state, i, run)
+    if not run.targets:
+        return _given_up(ctx, state, i, run)
+    step = "import" if ctx.rules.fence_first else "unite"
+    todo = run.targets if step == "import" else 0
+    return ran(state, i, run._replace(step=step, todo=todo))
+
+
+def _given_up(ctx: Context, state: State, i: int, run: Run) -> State:
+    """No tier is left: a takeover stays pending, a join ends in an aborted number."""
+    inst = state.insts[i]
+    if _is_takeover(run) or inst.intent is None or inst.intent.decided:
+        return ended(state, i)
+    return with_inst(state, i, aborted(ctx, inst)._replace(run=None))
+
+
+def read_whole(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
+    """Step 3: everything on one tier is read, and every open lower number is closed there."""
+    t = next(bits(run.todo))
+    run = run._replace(todo=run.todo & ~(1 << t))
+    inst, disk = state.insts[i], state.disks[t]
+    asked = inst.intent
+    assert asked is not None
+    label = f"{i} reads {t} whole"
+    higher = any(disk.claims[n] or disk.records[n] for n in range(asked.number + 1, NUMBERS))
+    epoch = things.real_certificate(inst.cert).epoch
+    higher |= any(code and e > epoch for e, code in enumerate(disk.epochs))
+    if higher:
+        return [(f"{label}: something higher is there", _again(ctx, state, i, t, run))]
+    closed = disk
+    for n in range(1, asked.number):
+        if inst.journal[n] and ctx.rules.close_foreign:
+            continue  # ours: nobody else can complete it
+        if (disk.claims[n] or disk.records[n]) and disk.records[n] <= DAMAGED:
+            claimed = disk.claims[n]
+            nonce = int.from_bytes(things.real_claim(claimed).nonce, "big") if claimed > DAMAGED else 0
+            doc = RecordDoc(n, inst.cert, nonce or things.nonce(i, n), Kind.ABORTED)
+            closed = closed._replace(records=put(closed.records, n, things.record(doc)))
+    effect = state._replace(disks=with_disk(state.disks, t, closed))
+    side: SideKey = (t, closed._replace(snap=(), quar=0, bad=0, gone=0))
+    steps: list[Step] = [(label, _imported(ctx, effect, i, run._replace(extra=(*run.extra, side))))]
+    steps += cut(state, i, t, run, label, _imported, ctx)
+    if closed is not disk:
+        steps += torn(ctx, f"{label} and closes", effect, i, _imported(ctx, effect, i, without(run, t)))
+    return steps
+
+
+def _imported(ctx: Context, state: State, i: int, run: Run) -> State:
+    if run.todo:
+        return ran(state, i, run)
+    if not run.targets:
+        return _given_up(ctx, state, i, run)
+    if ctx.rules.fence_first:
+        return ran(state, i, run._replace(step="unite"))
+    return ran(state, i, run._replace(step="fence", todo=run.targets))
+
+
+def unite(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
+    """Step 4: the base is fixed and decided, of what was read on the tiers that are still there."""
+    inst = state.insts[i]
+    asked = inst.intent
+    assert asked is not None
+    label = f"{i} decides {'takeover' if _is_takeover(run) else 'join'} {asked.number} of {names(run.targets)}"
+    steps: list[Step] = [(label, _united(ctx, state, i, run, run.targets))]
+    for t in bits(run.targets):
+        steps += cut(state, i, t, run, f"{label}, {t} gone before", _united_without, ctx)
+    return steps
+
+
+def _united_without(ctx: Context, state: State, i: int, run: Run) -> State:
+    if not run.targets:
+        return _given_up(ctx, state, i, run)
+    read = 0
+    for entry in run.extra:
+        if len(entry) == 2 and isinstance(entry[1], Disk):  # type: ignore[arg-type, index]
+            read |= 1 << entry[0]  # type: ignore[index]
+    return _united(ctx, state, i, run, run.targets if ctx.rules.imported_decided else read)
+
+
+def _united(ctx: Context, state: State, i: int, run: Run, imported: int) -> State:
+    inst = state.insts[i]
+    asked = inst.intent
+    assert asked is not None
+    sides = tuple(
+        entry
+        for entry in run.extra
+        if len(entry) == 2 and isinstance(entry[1], Disk) and run.targets >> entry[0] & 1  # type: ignore[arg-type, index]
+    )
+    if not ctx.rules.by_number:
+        inst = inst._replace(heard=_heard(inst, sides))
+    inst = inst._replace(run=None)
+    key = ("unite", sides, inst, imported, _is_takeover(run))
+    found = ctx.plans.get(key)
+    if found is None:
+        union = _takeover if _is_takeover(run) else _join
+        found = ctx.plans[key] = union(ctx, inst, asked, sides, imported)
+    after = found
+    todo = run.targets
+    extra = run.extra[0] if not _is_takeover(run) else ()
+    assert isinstance(extra, tuple)
+    run = run._replace(step="publish", todo=todo, reach=run.reach | run.targets, extra=extra, targets=0)
+    return with_inst(state, i, after._replace(run=run))
+
+
+def _heard(inst: Inst, sides: tuple[SideKey, ...]) -> tuple[bytes, ...]:
+    found = set(inst.heard)
+    for _, disk in sides:
+        found |= {things.real_claim(code).nonce for code in disk.claims if code > DAMAGED}
+        found |= {things.real_record(code).nonce for code in disk.records if code > DAMAGED}
+    return tuple(sorted(found))
+
+
+def _real_side(t: int, disk: Disk) -> joining.Side:
+    return joining.Side(
+        tier_id(t, disk.ident),
+        {
+            e: Fault.DAMAGED if code == DAMAGED else things.real_certificate(code)
+            for e, code in enumerate(disk.epochs)
+            if code
+        },
+        {
+            n: Fault.DAMAGED if code == DAMAGED else things.real_claim(code)
+            for n, code in enumerate(disk.claims)
+            if code
+        },
+        {
+            n: Fault.DAMAGED if code == DAMAGED else things.real_record(code)
+            for n, code in enumerate(disk.records)
+            if code
+        },
+        {name_of(b): (things.object_type(b), things.size_of(b)) for b in bits(disk.objs)},
+    )
+
+
+def _codes(records: dict[bytes, Record], wanted: tuple[bytes, ...], sides: tuple[SideKey, ...]) -> tuple[int, ...]:
+    by_hash = {things.real_record(c).hash: c for _, disk in sides for c in disk.records if c > DAMAGED}
+    return tuple(by_hash[one] for one in wanted if one in records)
+
+
+def _lives(view: LiveView, tiers: int) -> tuple[tuple[int, int], ...]:
+    return tuple(
+        (b, sum(1 << t for t in range(tiers) if not view.on[t] >> b & 1)) for b in bits(view.anywhere)
+    )
+
+
+def _takeover(
+    ctx: Context, inst: Inst, asked: Intent, sides: tuple[SideKey, ...], imported: int
+) -> Inst:
+    real = [_real_side(t, disk) for t, disk in sides]
+    union = joining.unite(real, things.all_lists())
+    live = union.live
+    if not ctx.rules.keep_unnamed:
+        live = {name: found for name, found in live.items() if name not in union.kept}
+    view = things.view_of(live, ctx.tiers)
+    heads = _codes(joining.records_of(real), union.heads, sides)
+    lives = _lives(view, ctx.tiers)
+    code = things.record(
+        RecordDoc(asked.number, inst.cert, asked.nonce, Kind.TAKEOVER, heads, lives=lives)
+    )
+    rows = []
+    present = {t: disk for t, disk in sides}
+    for t in range(ctx.tiers):
+        row = Row(start=asked.number, missing=1 << asked.number, last=0, imported=imported >> t & 1)
+        if t in present:
+            side = real[[at for at, _ in sides].index(t)]
+            row = row._replace(lacking=mask_of(joining.lacking(side, live)))
+        rows.append(row)
+    journal = put((0,) * NUMBERS, asked.number, code)
+    return inst._replace(journal=journal, rows=tuple(rows), intent=asked._replace(decided=1, epoch=0))
+
+
+def _known(inst: Inst) -> set[int]:
+    """The records of our own history, as far as their parents tell."""
+    found: set[int] = set()
+    todo = [code for code in inst.journal if code]
+    while todo:
+        code = todo.pop()
+        if code not in found:
+            found.add(code)
+            todo += things.docs[code].parents
+    return found
+
+
+def _join(ctx: Context, inst: Inst, asked: Intent, sides: tuple[SideKey, ...], imported: int) -> Inst:
+    real = [_real_side(t, disk) for t, disk in sides]
+    known = _known(inst)
+    named = 0
+    for code in known:
+        doc = things.docs[code]
+        named |= doc.added
+        for bit, _ in doc.lives or ():
+            named |= 1 << bit
+    union = joining.unite(
+        real,
+        things.all_lists(),
+        {things.real_record(code).hash for code in known},
+        {name_of(b) for b in bits(named)},
+    )
+    revived, after_lives = _revived(ctx, inst, things.view_of(union.live, ctx.tiers))
+    heads = _codes(joining.records_of(real), union.heads, sides)
+    parents = (inst.journal[head_of(inst.journal)], *heads)
+    doc = RecordDoc(asked.number, inst.cert, asked.nonce, Kind.JOIN, parents, lives=after_lives, revived=revived)
+    after = decided(ctx, inst, things.record(doc))
+    view = live_of(ctx, after)
+    mask = sum(1 << b for b, _ in revived)
+    rows = [row._replace(lacking=row.lacking | mask) for row in after.rows]
+    for side, (t, _) in zip(real, sides, strict=True):
+        lacking = mask_of(joining.lacking(side, view.real))
+        start, generation = asked.number, rows[t].generation
+        rows[t] = Row(start, 1 << start, lacking, last=0, imported=1, generation=generation)
+    return after._replace(rows=tuple(rows))
+
+
+Lives = tuple[tuple[int, int], ...]
+
+
+def _revived(ctx: Context, inst: Inst, theirs: LiveView) -> tuple[Lives, Lives]:
+    """What they have live and we have not, at all or for some tier; and all that is live then."""
+    ours = live_of(ctx, inst)
+    removed = 0
+    if not ctx.rules.join_voids:
+        for code in inst.journal:
+            if code and things.docs[code].removed:
+                removed |= things.docs[code].removed[0]
+    revived, after = [], []
+    for b in bits(ours.anywhere | theirs.anywhere & ~removed):
+        dead_here = sum(1 << t for t in range(ctx.tiers) if not ours.on[t] >> b & 1)
+        dead_there = sum(1 << t for t in range(ctx.tiers) if not theirs.on[t] >> b & 1)
+        both = dead_here & dead_there
+        if both != dead_here and not removed >> b & 1:
+            revived.append((b, both))
+            dead_here = both
+        after.append((b, dead_here))
+    return tuple(revived), tuple(after)
+
+
+def publish(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
+    """Steps 7 and 8 of the base on a tier that was read; the others get it when they are synchronised."""
+    t = next(bits(run.todo))
+    run = run._replace(todo=run.todo & ~(1 << t))
+    inst = state.insts[i]
+    asked = inst.intent
+    assert asked is not None
+    label = f"{i} publishes {asked.number} on {t}"
+    steps = written_records(ctx, state, i, t, 1 << asked.number, run, label, _published)
+    return steps + cut(state, i, t, run, label, _published, ctx)
+
+
+def _published(ctx: Context, state: State, i: int, run: Run) -> State:
+    if run.todo:
+        return ran(state, i, run)
+    state = with_inst(state, i, state.insts[i]._replace(intent=None))
+    if _is_takeover(run):
+        return ended(state, i)
+    return level_or_on(ctx, state, i, run)
+
+
