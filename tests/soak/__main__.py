@@ -1,5 +1,5 @@
-"""`python -m tests.soak --kills 50 --cuts 200 --seed N`: the long campaigns; exit 1 at the first thing
-lost."""
+"""`python -m tests.soak --kills 300 --cuts 200 --proxy 200 --seed N`: the long campaigns; exit 1 at the first thing
+lost. Without any count, all of them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from tests.soak import cuts, kills
+from tests.soak import cuts, kills, proxy
 from tests.support import powercut
-from tests.support.campaign import Tally
 from tests.support.lab import LabFailure
 from tests.support.treegen import remove_tree
 
-KILLS, CUTS = 50, 200
+KILLS, CUTS, PROXY = 300, 200, 200
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what was asked for; prints a line per strike and a summary per campaign."""
     options = _options(arguments)
     seed = options.seed if options.seed is not None else secrets.randbelow(1_000_000)
-    wanted: list[tuple[str, int, Callable[[str, int, int], list[Tally]], str | None]] = [
+    wanted: list[tuple[str, int, Callable[[str, int, int], list[Any]], str | None]] = [
         ("kills", options.kills, kills.campaign, kills.why_not()),
         ("cuts", options.cuts, cuts.campaign, powercut.why_not()),
+        ("proxy", options.proxy, proxy.campaign, proxy.why_not()),
     ]
     for name, count, campaign, obstacle in wanted:
         if not count:
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(
-    name: str, count: int, campaign: Callable[[str, int, int], list[Tally]], seed: int, workdir: str | None
+    name: str, count: int, campaign: Callable[[str, int, int], list[Any]], seed: int, workdir: str | None
 ) -> bool:
     start = time.monotonic()
     print(f"{name}: {count}, seed {seed}", flush=True)
@@ -63,14 +64,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--kills",
         type=int,
-        help=f"SIGKILLs, with a vault and a real sshd ({KILLS})",
+        help=f"SIGKILLs, with a vault, a real sshd and a real vsftpd ({KILLS})",
     )
     parser.add_argument("--cuts", type=int, help=f"power cuts of the disk with vault and state ({CUTS})")
+    parser.add_argument("--proxy", type=int, help=f"runs through links that fail, to real servers ({PROXY})")
     parser.add_argument("--seed", type=int, help="default: a random one, printed")
     parser.add_argument("--workdir", type=os.path.abspath, help="where work folders are made (default: /tmp)")
     options = parser.parse_args(arguments)
-    if options.kills is None and options.cuts is None:
-        options.kills, options.cuts = KILLS, CUTS
+    if options.kills is None and options.cuts is None and options.proxy is None:
+        options.kills, options.cuts, options.proxy = KILLS, CUTS, PROXY
     return options
 
 

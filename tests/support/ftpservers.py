@@ -248,11 +248,21 @@ def running_ftp(kind: str, tls: str = "none", extra: str = "") -> Iterator[FtpSe
 
 def find_server(name: str, folder: str = "sbin") -> str:
     """The path of a server's program: installed, or unpacked by scripts/test-packages."""
-    places = f"{UNPACKED}/usr/{folder}:/usr/{folder}:/usr/local/{folder}"
-    path = shutil.which(name, path=places)
+    path = _where(name, folder)
     need(None if path else f"{name} is not installed")
     assert path is not None
     return path
+
+
+def find_missing(name: str) -> str | None:
+    """What is missing here for a server of this program, or None."""
+    if os.geteuid() != 0:
+        return f"{name} is started as root"
+    return None if _where(name, "sbin") else f"{name} is not installed"
+
+
+def _where(name: str, folder: str) -> str | None:
+    return shutil.which(name, path=f"{UNPACKED}/usr/{folder}:/usr/{folder}:/usr/local/{folder}")
 
 
 def make_certificate(path: Path, host: str = "127.0.0.1") -> None:

@@ -21,7 +21,7 @@ from tests.support.treegen import remove_tree
 
 COMMAND = os.path.join(os.path.dirname(sys.executable), "tandem")
 PASSPHRASE = "correct horse battery staple"
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 
 
 class LabFailure(AssertionError):
@@ -38,7 +38,7 @@ class Place:
     name: str
     url: str
     folder: str
-    settings: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     login: Sequence[str] = ()
 
 
@@ -87,7 +87,7 @@ class Lab:
         lines += [f"patience_seconds = {patience}"]
         for place in self.places.values():
             lines += ["", "[[tier]]", f"name = {json.dumps(place.name)}", f"url = {json.dumps(place.url)}"]
-            lines += [f"{key} = {json.dumps(value)}" for key, value in place.settings.items()]
+            lines += [f"{key} = {_toml(value)}" for key, value in place.settings.items()]
         with open(self.config, "w", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
 
@@ -194,6 +194,12 @@ def keep_for_later(lab: Lab, where: str) -> str:
     remove_tree(where)
     shutil.copytree(lab.folder, where, symlinks=True, ignore_dangling_symlinks=True)
     return where
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value)
 
 
 def _sync_folder(folder: str) -> None:
