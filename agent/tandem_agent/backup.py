@@ -149,6 +149,7 @@ async def _run(
         cache=cache,
         trusted=lambda revision: removed < revision <= trusted,
         sink=writer.take,
+        ahead=writer.packs_ahead,
         progress=progress,
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.progress import Progress
+from tandem_agent.tiers.pace import LagBudget, Pace
 from tandem_agent.tiers.targets import wait_until_held
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.writing import Revision
@@ -21,7 +22,7 @@ from tandem_agent.wiring import Agent
 from tandem_protocol.errors import NoTierReachable
 from tandem_protocol.index import PackEntry, encode_segment, entry_of, split_entries
 from tandem_protocol.names import ObjectType, object_name
-from tandem_protocol.pack import SealedPack
+from tandem_protocol.pack import DEFAULT_CAPACITY, SealedPack
 from tandem_protocol.planning import usable_packs
 from tandem_protocol.revision import MAX_OBJECTS, Kind
 
@@ -50,6 +51,7 @@ class BackupWriter:
         self._index = index
         self._progress = progress
         self._about = about
+        self._pace = Pace(_budgets(agent))
         self._entries: list[PackEntry] = []
         self._usable: set[int] = set()
         self._lock = asyncio.Lock()
@@ -75,7 +77,9 @@ class BackupWriter:
         return writer
 
     async def _begin(self, targets: Iterable[Tier]) -> None:
-        self._revision = await Revision.begin(self._agent.tiers, targets, self._progress, self._about)
+        self._revision = await Revision.begin(
+            self._agent.tiers, targets, self._progress, self._about, self._pace
+        )
         self._since = time.monotonic()
 
     @property
@@ -99,25 +103,33 @@ class BackupWriter:
         """Whether every target has this content, so that it need not be stored again. Called in threads."""
         return self._index.known(content_id, self._usable)
 
-    async def take(self, pack: SealedPack) -> None:
-        """The engine's sink: hand a finished pack to every target; waits while they are behind."""
+    @property
+    def packs_ahead(self) -> int:
+        """How many more packs than usual may be kept in memory for targets that are slower than others."""
+        most = max(self._pace.allowance(tier.id) for tier in self.targets)
+        return max(0, -(-most // DEFAULT_CAPACITY) - 1) if len(self.targets) > 1 else 0
+
+    async def take(self, pack: SealedPack) -> asyncio.Future[None]:
+        """The engine's sink: hand a finished pack to every target; waits while they are too far behind. Gives what
+        is done when the pack's buffer is free again."""
         async with self._lock:
             if self._is_due():
                 await self._checkpoint()
             entry = entry_of(pack, self._current.number)
             self._entries.append(entry)
             self._usable.add(self._index.add_pack(entry))
-            await self._store(ObjectType.PACK, pack.name, pack.data)
-            await self._current.flushed()  # the engine uses the pack's buffer again
+            return await self._store(ObjectType.PACK, pack.name, pack.data, len(pack.buffer))
 
     def _is_due(self) -> bool:
         objects = len(self._current.added) >= CHECKPOINT_OBJECTS
         return bool(self._entries) and (objects or time.monotonic() - self._since >= CHECKPOINT_S)
 
-    async def _store(self, kind: ObjectType, name: bytes, data: bytes | memoryview) -> None:
+    async def _store(
+        self, kind: ObjectType, name: bytes, data: bytes | memoryview, weight: int | None = None
+    ) -> asyncio.Future[None]:
         self.bytes_stored += len(data)
         self._progress.bytes_stored = self.bytes_stored
-        await self._current.upload(kind, name, data)
+        return await self._current.upload(kind, name, data, weight)
 
     async def _checkpoint(self) -> None:
         segments = await self._write_segments()
@@ -162,6 +174,12 @@ class BackupWriter:
         """Give up: the backup is listed as failed; packs since the last checkpoint become orphans."""
         await self._current.abort(reason)
         self._agent.tiers.list_failed(self._about, reason)
+
+
+def _budgets(agent: Agent) -> dict[bytes, LagBudget]:
+    """How far each tier may fall behind, as configured."""
+    configured = {tier.name: tier.lag_budget for tier in agent.config.tiers}
+    return {tier.id: configured[tier.name] for tier in agent.tiers.tiers if tier.name in configured}
 
 
 def _usable_numbers(agent: Agent, targets: list[Tier], index: BlobIndex) -> set[int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from tandem_protocol.errors import Usage
 
 from .places import Place
+from .tiers.pace import LagBudget
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -29,7 +30,8 @@ class RetryConfig:
 class TierConfig:
     """One tier as configured. ``password_command`` is an argument list; ``host_keys`` are pins
     ("SHA256:…" or known_hosts lines) that hold besides those in the pinned file. For FTP with TLS, ``ca_file`` or
-    ``certificate_fingerprint`` judge instead of the system's authorities; ``insecure`` allows plain FTP."""
+    ``certificate_fingerprint`` judge instead of the system's authorities; ``insecure`` allows plain FTP.
+    ``lag_budget``: how far it may fall behind in a backup."""
 
     name: str
     place: Place
@@ -41,6 +43,7 @@ class TierConfig:
     ca_file: str | None = None
     certificate_fingerprint: str | None = None
     insecure: bool = False
+    lag_budget: LagBudget = field(default_factory=LagBudget)
     retries: RetryConfig = field(default_factory=RetryConfig)
 
     @property

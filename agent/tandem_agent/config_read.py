@@ -17,7 +17,9 @@ from tandem_protocol.errors import Usage
 
 from .config import Config, RetryConfig, TierConfig, default_state_dir
 from .places import INSECURE, parse_place, read_fingerprint
+from .tiers.pace import LagBudget
 
+MAX_LAG_BYTES = 16 << 30
 TIER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
@@ -42,6 +44,8 @@ _TIER_KEYS = (
     "ca_file",
     "certificate_fingerprint",
     "insecure",
+    "lag_budget_bytes",
+    "lag_budget_seconds",
     "retries",
 )
 _TOP_KEYS = (
@@ -122,6 +126,7 @@ class _Reader:
             ca_file=self._file(table, at, "ca_file"),
             certificate_fingerprint=self._fingerprint(table, at),
             insecure=self._flag(table, "insecure", at),
+            lag_budget=self._lag_budget(table, at),
             retries=self._retries(table.get("retries", {}), (*at, "retries")),
         )
         self._check_keys_of(table, at, place.scheme)
@@ -155,6 +160,14 @@ class _Reader:
             self._fail((*at, "tier_id"), "tier_id is not 32 hex digits", "copy it from 'tandem tiers --json'")
         return bytes.fromhex(text)
 
+    def _lag_budget(self, table: Mapping[str, Any], at: tuple[Any, ...]) -> LagBudget:
+        default = LagBudget()
+        key = "lag_budget_bytes"
+        size = table.get(key, default.bytes)
+        if type(size) is not int or not 0 <= size <= MAX_LAG_BYTES:
+            self._fail((*at, key), f"{key} = {size} cannot be used", f"write bytes, 0 to {MAX_LAG_BYTES}")
+        return LagBudget(size, self._seconds(table, at, "lag_budget_seconds", default.seconds, 31_536_000))
+
     def _retries(self, table: object, at: tuple[Any, ...]) -> RetryConfig:
         if not isinstance(table, dict):
             self._fail(at, "retries must be a table", "write retries = { attempts = 10 }")
@@ -175,10 +188,12 @@ class _Reader:
             )
         return RetryConfig(attempts, first, longest)
 
-    def _seconds(self, table: Mapping[str, Any], at: tuple[Any, ...], key: str, default: float) -> float:
+    def _seconds(
+        self, table: Mapping[str, Any], at: tuple[Any, ...], key: str, default: float, most: int = 86_400
+    ) -> float:
         value = table.get(key, default)
-        if type(value) not in (int, float) or not 0 <= value <= 86_400:
-            self._fail((*at, key), f"{key} = {value} cannot be used", "write seconds, 0 to 86400")
+        if type(value) not in (int, float) or not 0 <= value <= most:
+            self._fail((*at, key), f"{key} = {value} cannot be used", f"write seconds, 0 to {most}")
         return float(value)
 
     def _check_tiers(self, tiers: tuple[TierConfig, ...]) -> None:

@@ -17,6 +17,7 @@ from tandem_agent.config import Config, RetryConfig, TierConfig, default_config_
 from tandem_agent.config_read import parse_config
 from tandem_agent.config_write import render_config, write_new
 from tandem_agent.places import Place, parse_place
+from tandem_agent.tiers.pace import LagBudget
 from tandem_protocol.errors import Exists, Usage
 
 CONTRACT = """\
@@ -106,6 +107,16 @@ def test_every_mistake_names_its_line_and_the_way_out(
 def test_retries_are_checked(retries: str, word: str) -> None:
     with pytest.raises(Usage, match=word):
         parse_config(f"{CONTRACT}retries = {retries}\n", AT)
+
+
+def test_lag_budgets_are_read_and_checked() -> None:
+    config = parse_config(f"{CONTRACT}lag_budget_seconds = 0\nlag_budget_bytes = 1000\n", AT)
+    assert config.tiers[0].lag_budget == LagBudget(32 << 20, 3600)
+    assert config.tiers[1].lag_budget == LagBudget(1000, 0)
+    assert parse_config(f"{CONTRACT}lag_budget_seconds = 604800\n", AT).tiers[1].lag_budget.seconds == 604_800
+    for wrong in ("lag_budget_bytes = -1", "lag_budget_bytes = 1.5", "lag_budget_seconds = true"):
+        with pytest.raises(Usage, match="cannot be used"):
+            parse_config(f"{CONTRACT}{wrong}\n", AT)
 
 
 def test_retries_are_read() -> None:

@@ -210,7 +210,6 @@ async def test_a_link_that_dies_while_writing_holds_the_other_up_no_longer_than_
     revision = await Revision.begin(tiers, targets, Progress())
     office.places["remote"].up = False
     await revision.add(ObjectType.PACK, os.urandom(100))
-    await revision.flushed()
     confirmed = await revision.commit(Kind.CHECKPOINT, {})
     assert names_of(confirmed) == ["vault"]
     assert "left while it was retried" in tiers.tiers[1].reason

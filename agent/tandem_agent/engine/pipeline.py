@@ -12,6 +12,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from tandem_agent.engine.channel import Channel, Stopped
 from tandem_agent.engine.filereader import CHUNK_BUFFER, SMALL_BUFFER, FileReader
@@ -27,6 +28,8 @@ from tandem_protocol.keys import KeyRing
 from tandem_protocol.pack import DEFAULT_CAPACITY, SealedPack
 
 _JOIN_SECONDS = 1.0
+
+Sink = Callable[[SealedPack], Awaitable[asyncio.Future[None] | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +51,29 @@ async def run_backup_pipeline(
     known: Callable[[bytes], bool],
     cache: FilesCache,
     trusted: Callable[[int], bool],
-    sink: Callable[[SealedPack], Awaitable[None]],
+    sink: Sink,
     progress: Progress,
     workers: int = 2,
+    ahead: int = 0,
 ) -> PipelineResult:
     """Scan ``sources`` and hand every new blob and page to ``sink`` in sealed packs.
 
     ``known``: whether a blob is where every target of this backup has it; asked by several threads, and
     for the blobs of a pack again after ``sink`` took it. ``trusted``: whether everything up to a revision is on
     every target. ``sink`` is called for one pack at a time; its ``data`` may not be looked at any more after it
-    returned. When this returns, every pack has been taken. The caller then calls ``cache.commit`` or
-    ``cache.discard``. Raises `Missing` if no source is there, `Usage` for a bad pattern, and whatever ``sink`` or
-    ``known`` raise. Cancelling it stops the threads.
+    returned, or, where it gives a future, after that is done. ``ahead``: packs that it may keep so beyond the usual
+    few, each in a buffer of its own. When this returns, every pack has been taken. The caller then calls
+    ``cache.commit`` or ``cache.discard``. Raises `Missing` if no source is there, `Usage` for a bad pattern, and
+    whatever ``sink`` or ``known`` raise. Cancelling it stops the threads.
     """
     before = progress.files, progress.dirs, progress.bytes_read
     try:
-        run = _Run(sources, options, ring, known, cache, trusted, progress, workers)
+        run = _Run(sources, options, ring, known, cache, trusted, progress, workers, ahead)
         return await run.work(sink)
     except CacheDamaged:
         cache.discard()
         progress.files, progress.dirs, progress.bytes_read = before
-        run = _Run(sources, options, ring, known, cache, trusted, progress, workers)
+        run = _Run(sources, options, ring, known, cache, trusted, progress, workers, ahead)
         return await run.work(sink)
 
 
@@ -85,6 +90,7 @@ class _Run:
         trusted: Callable[[int], bool],
         progress: Progress,
         workers: int,
+        ahead: int,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._packs: asyncio.Queue[SealedPack | None] = asyncio.Queue()
@@ -100,7 +106,7 @@ class _Run:
         self._counted = Counted()
         self._ids = RunIds(known)
         self._jobs: Channel[Batch] = Channel(2 * workers)
-        self._pack_pool = Pool(DEFAULT_CAPACITY, workers + 2)
+        self._pack_pool = Pool(DEFAULT_CAPACITY, workers + 2 + ahead)
         self._small_pool = Pool(SMALL_BUFFER, 4 * workers + 2)
         self._large_pool = Pool(CHUNK_BUFFER, workers + 2)
         self._sources = source_tree(sources)
@@ -131,7 +137,7 @@ class _Run:
             lambda: self._stopped,
         )
 
-    async def work(self, sink: Callable[[SealedPack], Awaitable[None]]) -> PipelineResult:
+    async def work(self, sink: Sink) -> PipelineResult:
         """Start the threads, feed ``sink``, and wait for the end."""
         bodies = [self._scan, *[self._seal] * self._workers]
         threads = [threading.Thread(target=self._thread, args=(body,), daemon=True) for body in bodies]
@@ -141,12 +147,15 @@ class _Run:
         packs = blobs = stored = 0
         try:
             while (pack := await self._packs.get()) is not None:
-                await sink(pack)
+                freed = await sink(pack)
                 packs += 1
                 blobs += sum(len(frame.lengths) for frame in pack.frames)
                 stored += len(pack.data)
                 self._ids.handed_over(pack)
-                self._pack_pool.give(memoryview(pack.buffer))
+                if freed is None:
+                    self._give_back(memoryview(pack.buffer))
+                else:
+                    freed.add_done_callback(partial(self._give_back, memoryview(pack.buffer)))
         finally:
             self._stop()
             await asyncio.shield(asyncio.to_thread(_join, threads))
@@ -154,6 +163,9 @@ class _Run:
             raise self._error
         stats = {**asdict(self._counted), "packs": packs, "blobs": blobs, "bytes_stored": stored}
         return PipelineResult(self._root, stats, self._warnings.lines())
+
+    def _give_back(self, buffer: memoryview, _freed: asyncio.Future[None] | None = None) -> None:
+        self._pack_pool.give(buffer)
 
     # In threads
 

@@ -1,20 +1,21 @@
 """One write operation, steps 1 to 8 of the tier protocol: look, intent, claim, look, objects, decide, record,
 look, confirm.
 
-A `Revision` is one number being written to its targets. Each target has a task and a bounded queue of its own;
-a target that fails leaves and lags, the others go on. What was decided can only be completed. It does not know
-what the objects are for: that is the use case's business.
+A `Revision` is one number being written to its targets, each with a bounded queue of its own (`sending`). A target
+that fails, or holds the others up for longer than its budget (`pace`), leaves and lags; the others go on. What was
+decided can only be completed. It does not know what the objects are for: that is the use case's business.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from tandem_agent.progress import Progress
 from tandem_agent.state import Intent, State
+from tandem_agent.tiers.pace import Pace
+from tandem_agent.tiers.sending import Parcel, Target
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet, refresh
 from tandem_protocol.errors import (
@@ -33,51 +34,45 @@ from tandem_protocol.replicate import sizes_of
 from tandem_protocol.revision import Kind, ObjectRef, Record, RecordDraft, Removal, make_record
 from tandem_protocol.store import Buffer
 from tandem_protocol.verdict import Case
-
-QUEUE_OBJECTS = 2
-"""Objects (packs of up to 32 MiB) waiting for one target; more would only take memory."""
+from tandem_protocol.verdict import State as TierState
 
 LINK_POLL_S = 1.0
 """How often the links of targets that are behind are looked at."""
 
 
-@dataclass
-class _Target:
-    tier: Tier
-    queue: asyncio.Queue[tuple[str, Buffer] | None] = field(
-        default_factory=lambda: asyncio.Queue(maxsize=QUEUE_OBJECTS)
-    )
-    task: asyncio.Task[None] | None = None
-    sending: asyncio.Task[None] | None = None
-    failed: bool = False
-    fault: TandemError | None = None
-
-
 class Revision:
     """One number under way. Use `begin`, then `upload` any number of times, then `commit` or `abort`."""
 
-    def __init__(self, tiers: TierSet, intent: Intent, targets: Iterable[Tier], progress: Progress) -> None:
+    def __init__(
+        self, tiers: TierSet, intent: Intent, targets: Iterable[Tier], progress: Progress, pace: Pace
+    ) -> None:
         self.number = intent.number
         self.added: list[ObjectRef] = []
         self._tiers = tiers
         self._state: State = tiers.state
         self._intent = intent
-        self._targets = [_Target(tier) for tier in targets]
-        self._progress = progress
+        self._targets = [Target(tier, progress.tier(tier.name), self._end) for tier in targets]
+        self._pace = pace
         self._stop: Exception | None = None
         """What ends the operation: a second installation, or a bug."""
 
     @classmethod
     async def begin(
-        cls, tiers: TierSet, targets: Iterable[Tier], progress: Progress, backup: dict[str, Any] | None = None
+        cls,
+        tiers: TierSet,
+        targets: Iterable[Tier],
+        progress: Progress,
+        backup: dict[str, Any] | None = None,
+        pace: Pace | None = None,
     ) -> Revision:
-        """Steps 2 and 4 on ``targets``, which a look just found fit, and the live keys that they lack."""
+        """Steps 2 and 4 on ``targets``, which a look just found fit, and the live keys that they lack. Without a
+        ``pace`` no target leaves for being slow."""
         state = tiers.state
         await tiers.stop_levelling()
         # From here on none begins either, for it finds the intent.
         intent = tiers.new_intent(backup or {})
         state.set_intent(intent)
-        revision = cls(tiers, intent, targets, progress)
+        revision = cls(tiers, intent, targets, progress, pace or Pace({}))
         await revision._each(revision._claim)
         try:
             revision._need_target()
@@ -85,7 +80,7 @@ class Revision:
             tiers.abort_pending(str(fault))
             raise
         for target in revision._alive:
-            target.task = asyncio.create_task(revision._send(target), name=f"upload to {target.tier.name}")
+            target.start()
         try:
             await revision._send_keys()
         except BaseException:
@@ -94,7 +89,7 @@ class Revision:
         return revision
 
     @property
-    def _alive(self) -> list[_Target]:
+    def _alive(self) -> list[Target]:
         return [target for target in self._targets if not target.failed]
 
     @property
@@ -109,14 +104,26 @@ class Revision:
 
     # Objects
 
-    async def upload(self, kind: ObjectType, name: bytes, data: Buffer) -> None:
-        """Hand an object to every target; waits while a queue is full. Raises when no target is left."""
-        self.added.append(ObjectRef(kind, name, memoryview(data).nbytes))
-        await self._enqueue(object_path(kind, name), data)
+    async def upload(
+        self, kind: ObjectType, name: bytes, data: Buffer, weight: int | None = None
+    ) -> asyncio.Future[None]:
+        """Hand an object to every target; waits while they are too far behind. Gives what is done when nobody looks at
+        ``data`` any more; ``weight``: the bytes of memory that it keeps until then. Raises when no target is left.
+        """
+        size = memoryview(data).nbytes
+        self.added.append(ObjectRef(kind, name, size))
+        await self._paced()
+        alive = self._alive
+        parcel = Parcel(object_path(kind, name), data, weight or size, len(alive), _future())
+        for target in alive:
+            target.hand(parcel)
+        return parcel.freed
 
-    async def flushed(self) -> None:
-        """Wait until every target has all that was uploaded so far, or has left: its buffers are free again."""
-        await self._patiently({asyncio.ensure_future(t.queue.join()): t for t in self._alive})
+    async def _paced(self) -> None:
+        """Wait until no target is further behind than it may be, or it has left: what is in memory is bounded."""
+        limits = {target: self._pace.allowance(target.tier.id) for target in self._alive}
+        if any(target.behind > limit for target, limit in limits.items()):
+            await self._patiently({asyncio.ensure_future(t.within(limit)): t for t, limit in limits.items()})
         self._need_target()
 
     async def add(self, kind: ObjectType, data: bytes) -> bytes:
@@ -125,53 +132,15 @@ class Revision:
         await self.upload(kind, name, data)
         return name
 
-    async def _enqueue(self, path: str, data: Buffer) -> None:
-        if any(target.queue.full() for target in self._alive):
-            await self.flushed()
-        for target in self._alive:
-            self._progress.tier(target.tier.name).queued_bytes += memoryview(data).nbytes
-            target.queue.put_nowait((path, data))
-        self._need_target()
-
-    async def _send(self, target: _Target) -> None:
-        """A target's task: put what is queued until None comes; after a fault, drain so that nobody waits."""
-        counters = self._progress.tier(target.tier.name)
-
-        def sent(count: int) -> None:
-            counters.sent_bytes += count
-
-        while (item := await target.queue.get()) is not None:
-            try:
-                if not target.failed:
-                    target.sending = asyncio.create_task(target.tier.store.put(item[0], item[1], sent))
-                    await target.sending
-            except asyncio.CancelledError:
-                here = asyncio.current_task()
-                if not target.failed or (here is not None and here.cancelling()):
-                    raise  # the operation is aborted, not just this one object
-            except SecondInstallation as stop:
-                self._stop = stop
-                target.failed = True
-            except TandemError as fault:
-                self._leave(target, fault)
-            except Exception as bug:
-                self._stop = bug
-                target.failed = True
-            finally:
-                counters.queued_bytes -= memoryview(item[1]).nbytes
-                target.queue.task_done()
-
     async def _send_keys(self) -> None:
         """Every live key object that some target lacks, from the local copies, before anything else."""
         live = self._state.live_of(ObjectType.KEY)
         for name, data in self._state.key_slots().items():
-            found = live.get(name)
-            if found is None:
+            if name not in live:
                 continue
             for target in self._alive:
-                if not target.tier.facts().holds_last(found):
-                    self._progress.tier(target.tier.name).queued_bytes += len(data)
-                    await target.queue.put((object_path(ObjectType.KEY, name), data))
+                if not target.tier.facts().holds_last(live[name]):
+                    target.hand(Parcel(object_path(ObjectType.KEY, name), data, len(data), 1, _future()))
 
     # The end
 
@@ -192,10 +161,8 @@ class Revision:
         draft = await self._as_base(draft, tier_ids)
         record: list[Record] = []
 
-        async def finish(target: _Target) -> None:
-            await target.queue.put(None)
-            assert target.task is not None
-            await target.task
+        async def finish(target: Target) -> None:
+            await target.finish()
             if target.failed:
                 return
             await self._check_sizes(target)
@@ -224,10 +191,7 @@ class Revision:
 
     async def abort(self, reason: str) -> None:
         """Give the number up: what was sent becomes orphans, the record says so on every tier in time."""
-        for target in self._targets:
-            if target.task is not None:
-                target.task.cancel()
-        await asyncio.gather(*(t.task for t in self._targets if t.task is not None), return_exceptions=True)
+        await asyncio.gather(*(target.cancel() for target in self._targets))
         intent = self._state.intent()
         if intent is not None and not intent.decided:
             self._tiers.abort_pending(reason)
@@ -275,26 +239,26 @@ class Revision:
 
     # Targets
 
-    async def _claim(self, target: _Target) -> None:
+    async def _claim(self, target: Target) -> None:
         await target.tier.write_epoch()
         await target.tier.write_claim(self.number, self._intent.nonce, self._intent.parents)
         self._state.set_answered(target.tier.id)
         await self._look(target)
         await target.tier.sweep_tmp()
 
-    async def _write_record(self, target: _Target, record: Record) -> None:
+    async def _write_record(self, target: Target, record: Record) -> None:
         await target.tier.write_record(record)
         if reason := await target.tier.verify([record.number]):
             raise Unavailable(f"tier {target.tier.name}: {reason}")
         # Again: a storage that was rolled back to a moment between claim and record has lost objects only.
         await self._check_sizes(target)
 
-    async def _look(self, target: _Target) -> None:
+    async def _look(self, target: Target) -> None:
         verdict = await target.tier.look()
         if verdict.case is not Case.LEVEL:
             raise Unavailable(f"tier {target.tier.name}: {verdict.reason}")
 
-    async def _check_sizes(self, target: _Target) -> None:
+    async def _check_sizes(self, target: Target) -> None:
         """Every object added must be there with the size that was sent, whatever the server said."""
         sizes = await sizes_of(target.tier.store, self.added)
         for ref in self.added:
@@ -304,11 +268,11 @@ class Revision:
                     "check the server's disk; the next synchronisation sends it again",
                 )
 
-    async def _each(self, step: Callable[[_Target], Awaitable[None]]) -> None:
+    async def _each(self, step: Callable[[Target], Awaitable[None]]) -> None:
         """Run ``step`` for every target still in, side by side; one that fails leaves. A second installation
         and bugs end the operation, after the others have come to rest."""
 
-        async def guarded(target: _Target) -> None:
+        async def guarded(target: Target) -> None:
             try:
                 await step(target)
             except SecondInstallation:
@@ -316,7 +280,7 @@ class Revision:
             except TandemError as fault:
                 self._leave(target, fault)
 
-        tasks: dict[asyncio.Future[Any], _Target] = {
+        tasks: dict[asyncio.Future[Any], Target] = {
             asyncio.ensure_future(guarded(target)): target for target in self._alive
         }
         await self._patiently(tasks)
@@ -324,37 +288,63 @@ class Revision:
             if not (task.cancelled() and target.failed):
                 task.result()
 
-    async def _patiently(self, tasks: Mapping[asyncio.Future[Any], _Target]) -> None:
-        """Wait for ``tasks``, all ended when it returns. Once one target is through, another whose link has been
-        in trouble for the patience leaves: nobody waits for the last attempt of a dead link."""
+    async def _patiently(self, tasks: Mapping[asyncio.Future[Any], Target]) -> None:
+        """Wait for ``tasks``, all ended when it returns. Once one target is through, nobody waits for the last
+        attempt of a dead link: a target whose link has been in trouble for the patience leaves. So does one that
+        is behind, and has held the others up for as long as its budget allows."""
         waiting: set[asyncio.Future[Any]] = set(tasks)
+        clock = asyncio.get_running_loop().time
+        held_up: list[Target] = []
         try:
             while waiting:
-                _, waiting = await asyncio.wait(waiting, timeout=LINK_POLL_S)
-                through = any(not target.failed for task, target in tasks.items() if task not in waiting)
-                for task in waiting:
-                    target = tasks[task]
-                    if through and not target.failed and target.tier.troubled_s > self._tiers.patience_s:
-                        said = target.tier.last_fault
-                        self._leave(target, Unavailable(f"left while it was retried ({said})"))
-                    if target.failed:
-                        self._interrupt(target, task)
+                left = [self._pace.left(target.tier.id) for target in held_up]
+                before = clock()
+                _, waiting = await asyncio.wait(
+                    waiting,
+                    timeout=max(0.0, min([LINK_POLL_S, *left])),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for target in held_up:
+                    self._pace.charge(target.tier.id, clock() - before)
+                held_up = self._judge_late(waiting, tasks)
         finally:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
-    def _interrupt(self, target: _Target, task: asyncio.Future[Any]) -> None:
-        """Stop what a target that left is doing. Its sender goes on, to drain the queue."""
-        if target.sending is not None and not target.sending.done():
-            target.sending.cancel()
-        elif target.task is None or target.task.done():
-            task.cancel()
+    def _judge_late(
+        self, waiting: Iterable[asyncio.Future[Any]], tasks: Mapping[asyncio.Future[Any], Target]
+    ) -> list[Target]:
+        """Have those leave that the others wait for in vain; gives those that they wait for now."""
+        late = {tasks[task]: task for task in waiting}
+        through = any(not target.failed and target not in late for target in tasks.values())
+        held_up: list[Target] = []
+        for target, task in late.items():
+            if through and not target.failed and target.tier.troubled_s > self._tiers.patience_s:
+                said = target.tier.last_fault
+                self._leave(target, Unavailable(f"left while it was retried ({said})"))
+            elif through and not target.failed and target.behind:
+                if self._pace.left(target.tier.id) <= 0:
+                    self._fall_behind(target)
+                else:
+                    held_up.append(target)
+            if target.failed:
+                target.interrupt(task)
+        return held_up
 
-    def _leave(self, target: _Target, fault: TandemError) -> None:
-        target.failed = True
-        target.fault = fault
+    def _end(self, cause: Exception) -> None:
+        self._stop = cause
+
+    def _leave(self, target: Target, fault: TandemError) -> None:
+        target.leave(fault)
         target.tier.fail(fault)
+
+    def _fall_behind(self, target: Target) -> None:
+        """It works, but not fast enough: what it has got stays there, and is not sent again."""
+        seconds = self._pace.held_up(target.tier.id)
+        reason = f"left the backup, which it held up for {seconds:.0f} s; synchronisation brings it level"
+        target.leave(Unavailable(f"tier {target.tier.name} {reason}"))
+        target.tier.set_state(TierState.LAGGING, reason)
 
     def _need_target(self) -> None:
         if self._stop is not None:
@@ -363,7 +353,7 @@ class Revision:
             raise _all_lost(self._targets)
 
 
-def _all_lost(targets: Sequence[_Target]) -> TandemError:
+def _all_lost(targets: Sequence[Target]) -> TandemError:
     """What to say when no target is left: waiting helps only if one of them was merely out of reach."""
     reasons = "; ".join(f"{t.tier.name}: {t.tier.reason}" for t in targets)
     faults = [t.fault for t in targets]
@@ -388,3 +378,7 @@ def _with_lists(
         lists,
         tiers,
     )
+
+
+def _future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
