@@ -28,6 +28,7 @@ from tandem_agent.tiers.importing import (
     fence,
     highest_epoch_there,
     highest_listed,
+    is_free,
     read_claim,
     read_lists,
     read_record,
@@ -232,7 +233,8 @@ class _Run:
         begun, setup, intent = self._state.takeover(), self._state.setup(), self._state.intent()
         same = begun is not None and begun.setup.repository_id == ring.repository_id
         if same and begun is not None:
-            if begun.setup.certificate.epoch >= max(epochs) and begun.number >= max(numbers):
+            highest = begun.setup.certificate.epoch >= max(epochs) and begun.number >= max(numbers)
+            if highest and all([await is_free(place.reading, begun) for place in self._places]):
                 return begun
             epochs.append(begun.setup.certificate.epoch)
             numbers.append(begun.number)

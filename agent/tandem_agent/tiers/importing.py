@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from tandem_agent.state import Takeover
 from tandem_agent.tiers.contact import read_document
 from tandem_protocol import names
 from tandem_protocol.errors import Corrupt, Exists, Missing, Refused
@@ -257,6 +258,17 @@ async def fence(reading: Reading, certificate: Certificate, claim: Claim) -> str
         if not isinstance(theirs, Claim) or theirs.nonce != claim.nonce:
             return f"revision {claim.number} was claimed by somebody else"
     return ""
+
+
+async def is_free(reading: Reading, takeover: Takeover) -> bool:
+    """Whether nobody else has taken the epoch or the number of a takeover that was begun here."""
+    certificate = takeover.setup.certificate
+    taken = (await read_epochs(reading)).get(certificate.epoch)
+    if taken is not None and not (isinstance(taken, Certificate) and taken.data == certificate.data):
+        return False
+    claim = await read_claim(reading, takeover.number)
+    ours = claim is None or (isinstance(claim, Claim) and claim.nonce == takeover.nonce)
+    return ours and await read_record(reading, takeover.number) is None
 
 
 async def _created(store: Store, path: str, data: bytes) -> bytes:

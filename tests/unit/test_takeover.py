@@ -1,0 +1,258 @@
+"""Takeover and join at their edges (A10, F7), with the real use cases on tiers in memory: stopped at any verb, lost to
+somebody else, torn records, junk in the way. What was acknowledged to anyone is there afterwards."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tests.support.machines import Killed, Machine, Site
+
+from tandem_agent.wiring import open_agent
+from tandem_protocol import names
+from tandem_protocol.errors import Refused, SecondInstallation, TandemError
+from tandem_protocol.identity import Identity
+from tandem_protocol.revision import Kind
+
+VERBS = range(0, 60, 3)
+
+
+@pytest.fixture
+def site(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    return Site(memory_path, monkeypatch, "vault", "remote")
+
+
+async def first_with(site: Site, *contents: str) -> tuple[Machine, list[str]]:
+    """The first machine after a backup of each of ``contents``, and their ids."""
+    first = site.machine("first")
+    await first.init()
+    return first, [(await first.backup(content)).id for content in contents]
+
+
+async def settled(machine: Machine, kept: dict[str, str]) -> None:
+    """The machine writes, tiers are level after a synchronisation, and ``kept`` restores from each alone."""
+    await machine.backup("at the end")
+    await machine.sync()
+    assert set((await machine.contact()).values()) == {"online"}
+    for tier in machine.site.places:
+        for id, content in kept.items():
+            assert await machine.read(id, tier) == content
+    assert {b.id.hex() for b in machine.backups()} >= kept.keys()
+
+
+async def test_a_takeover_unites_and_stops_the_first(site: Site) -> None:
+    first, ids = await first_with(site, "one", "two")
+    second = site.machine("second")
+    result = await second.take_over()
+    assert (result.epoch, result.backups, result.recovered) == (2, 2, 0)
+    assert [tier.imported for tier in result.tiers] == [True, True]
+    with pytest.raises(SecondInstallation, match="takeover"):
+        await first.backup("too late")
+    await settled(second, dict(zip(ids, ("one", "two"), strict=True)))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_killed_at_any_verb_and_run_again(site: Site, verb: int) -> None:
+    _, ids = await first_with(site, "one")
+    second = site.machine("second")
+    site.kill_after(verb)
+    with suppress(Killed):
+        await second.take_over()
+    site.down()
+    await second.take_over()
+    await settled(second, {ids[0]: "one"})
+
+
+@pytest.mark.parametrize("tier", ["vault", "remote"])
+@pytest.mark.parametrize("verb", VERBS)
+async def test_a_link_lost_at_any_verb_leaves_a_late_side_that_is_joined(
+    site: Site, verb: int, tier: str
+) -> None:
+    first, ids = await first_with(site, "one")
+    other = next(name for name in site.places if name != tier)
+    site.down(other)
+    ids.append((await first.backup("only there")).id)
+    site.down()
+    site.places[tier].after = verb
+    second = site.machine("second")
+    try:
+        await second.take_over()
+    except TandemError as fault:
+        assert fault.exit_code != 4
+    site.down()
+    if not (Path(second.config.state_dir) / "state.sqlite").exists() or not second.backups():
+        await second.take_over()
+    await settled(second, {ids[0]: "one", ids[1]: "only there"})
+    with pytest.raises(SecondInstallation):
+        await first.backup("too late")
+
+
+async def test_a_number_that_somebody_was_faster_with_is_not_waited_for(site: Site) -> None:
+    """Begun and stopped before the fence; the old one writes that very number; then it is run again."""
+    first, ids = await first_with(site, "one")
+    second = site.machine("second")
+    for place in site.places.values():
+        place.hook = lambda verb, _: _killed() if verb == "create" else True
+    with suppress(Killed):
+        await second.take_over()
+    site.down()
+    ids.append((await first.backup("two")).id)
+    result = await second.take_over()
+    assert result.epoch == 3
+    await settled(second, dict(zip(ids, ("one", "two"), strict=True)))
+
+
+def _killed() -> bool:
+    raise Killed
+
+
+async def test_an_epoch_that_somebody_was_faster_with_is_passed(site: Site) -> None:
+    _, ids = await first_with(site, "one")
+    second, third = site.machine("second"), site.machine("third")
+    for place in site.places.values():
+        place.hook = lambda verb, _: _killed() if verb == "create" else True
+    with suppress(Killed):
+        await second.take_over()
+    site.down()
+    assert (await third.take_over()).epoch == 2
+    assert (await second.take_over()).epoch > 2
+    with pytest.raises(SecondInstallation):
+        await third.backup("too late")
+    await settled(second, {ids[0]: "one"})
+
+
+async def test_what_the_first_left_open_is_closed_on_every_tier(site: Site) -> None:
+    """Killed before its record: the number is ended by an aborted record, so that the first can't complete it."""
+    first, ids = await first_with(site, "one")
+    for place in site.places.values():
+        place.hook = lambda verb, name: _killed() if verb == "create" and name.endswith("record") else True
+    with suppress(Killed):
+        await first.backup("never finished")
+    site.down()
+    second = site.machine("second")
+    await second.take_over()
+    for place in site.places.values():
+        claims = {path.removesuffix(".claim") for path in place.paths("revisions/") if path.endswith("claim")}
+        records = {
+            path.removesuffix(".record") for path in place.paths("revisions/") if path.endswith("record")
+        }
+        assert claims == records
+    with pytest.raises(SecondInstallation):
+        await first.backup("too late")
+    await settled(second, {ids[0]: "one"})
+
+
+async def test_a_backup_whose_record_is_torn_is_found_by_its_snapshot(site: Site) -> None:
+    first, ids = await first_with(site, "one", "two")
+    async with open_agent(first.config, lambda: "") as agent:
+        torn = agent.state.head
+    for place in site.places.values():
+        place.damage(names.record_path(torn))
+    second = site.machine("second")
+    result = await second.take_over()
+    assert (result.backups, result.recovered) == (2, 1)
+    found = next(b for b in second.backups() if b.id.hex() == ids[1])
+    assert found.status == "partial"
+    assert "found again by its snapshot" in found.warnings[0]
+    await settled(second, {ids[0]: "one", ids[1]: "two"})
+
+
+async def test_a_backup_that_refers_to_a_torn_one_keeps_what_it_needs(site: Site) -> None:
+    """Deduplicated against a revision whose record cannot be read: nobody names those packs any more."""
+    first, ids = await first_with(site, "one")
+    text = "the same in both\n" * 1000
+    ids.append((await first.backup("two", big=text)).id)
+    async with open_agent(first.config, lambda: "") as agent:
+        torn = agent.state.head
+    ids.append((await first.backup("three", big=text)).id)
+    for place in site.places.values():
+        place.damage(names.record_path(torn))
+    second = site.machine("second")
+    await second.take_over()
+    await settled(second, dict(zip(ids, ("one", "two", "three"), strict=True)))
+
+
+async def test_a_backup_of_which_a_part_is_gone_is_not_made_up(site: Site) -> None:
+    first, ids = await first_with(site, "one", "two")
+    async with open_agent(first.config, lambda: "") as agent:
+        torn = agent.state.head
+        packs = [ref.name.hex() for ref in agent.state.record(torn).added if ref.type == "pack"]
+    for place in site.places.values():
+        place.damage(names.record_path(torn))
+        for path in place.paths("packs/"):
+            if path.split("/")[-1] in packs:
+                del place.shared[path]
+    second = site.machine("second")
+    result = await second.take_over()
+    assert (result.backups, result.recovered) == (1, 0)
+    assert any("not all of it is there" in notice for notice in result.notices)
+    await settled(second, {ids[0]: "one"})
+
+
+async def test_junk_with_huge_numbers_does_not_use_them_up(site: Site) -> None:
+    _, ids = await first_with(site, "one")
+    for place in site.places.values():
+        place.shared["epochs/ffffffffffffffff"] = b"junk"
+        place.shared["epochs/7fffffffffffffff"] = b""
+        place.shared[names.claim_path(names.MAX_NUMBER)] = b"junk"
+        place.shared[names.record_path(names.MAX_NUMBER - 300)] = b"junk"
+    second = site.machine("second")
+    result = await second.take_over()
+    assert result.epoch == 2
+    assert result.revision < 10
+    await settled(second, {ids[0]: "one"})
+    for place in site.places.values():
+        assert len([path for path in place.paths(names.DAMAGED) if "epochs" in path]) == 2
+
+
+async def test_two_repositories_and_one_place_twice_are_refused(site: Site) -> None:
+    await first_with(site, "one")
+    second = site.machine("second")
+    vault = dict(site.places["vault"].shared)
+    good = dict(site.places["remote"].shared)
+    site.places["remote"].roll_back(vault)
+    with pytest.raises(Refused, match="one and the same place"):
+        await second.take_over()
+    other = Identity(os.urandom(16), os.urandom(16), os.urandom(32)).encode()
+    site.places["remote"].roll_back(good | {names.IDENTITY: other})
+    with pytest.raises(Refused, match="different repositories"):
+        await second.take_over()
+    assert site.places["vault"].shared == vault
+
+
+async def test_a_tier_rolled_back_after_a_takeover_is_joined_again(site: Site) -> None:
+    """The roll-back took the fence away: the first, not stopped, has written there once more."""
+    first, ids = await first_with(site, "one")
+    before = dict(site.places["remote"].shared)
+    second = site.machine("second")
+    await second.take_over()
+    ids.append((await second.backup("two")).id)
+    site.places["remote"].roll_back(before)
+    site.down("vault")
+    ids.append((await first.backup("the first goes on")).id)
+    site.down()
+    with pytest.raises(SecondInstallation):
+        await first.backup("seen on the vault")
+    await settled(second, dict(zip(ids, ("one", "two", "the first goes on"), strict=True)))
+    async with open_agent(second.config, lambda: "") as agent:
+        assert agent.state.has_kind(Kind.JOIN)
+        assert all(tier.row.imported for tier in agent.tiers.tiers)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_a_join_killed_at_any_verb_is_done_at_the_next_contact(site: Site, verb: int) -> None:
+    first, ids = await first_with(site, "one")
+    site.down("vault")
+    ids.append((await first.backup("late")).id)
+    site.down("remote")
+    second = site.machine("second")
+    await second.take_over()
+    ids.append((await second.backup("since")).id)
+    site.down()
+    site.kill_after(verb)
+    with suppress(Killed):
+        await second.contact()
+    site.down()
+    await settled(second, dict(zip(ids, ("one", "late", "since"), strict=True)))
