@@ -28,6 +28,11 @@ class Unavailable(TandemError):
     """A transient fault of a link or a store. Retrying with a new session may help."""
 
 
+class Absent(Unavailable):
+    """The place itself is not there: a disk not plugged in, a share not mounted. It comes back by somebody's
+    hand, not within seconds, so nobody retries; the next contact sees it."""
+
+
 class NoTierReachable(TandemError):
     """No tier could be reached within the time given."""
 

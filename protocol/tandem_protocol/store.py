@@ -42,7 +42,7 @@ class Store(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Begin a session; a new one after `close`. A root that is not there is `Unavailable` (not mounted),
+        """Begin a session; a new one after `close`. A root that is not there is `Absent` (not mounted),
         never made here, unless the store was built with ``make_root=True`` (init and tier add only)."""
 
     @abstractmethod

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 from tests.conformance.places import MemoryPlace, Place, opened
 
-from tandem_protocol.errors import Exists, Missing, Refused, TandemError, Unavailable
+from tandem_protocol.errors import Absent, Exists, Missing, Refused, TandemError
 from tandem_protocol.store import Entry, Store
 
 NAME = "packs/ab/" + "ab" * 32
@@ -228,7 +228,7 @@ async def test_a_missing_root_is_not_made_unless_asked(place: Place, closing: As
         return  # a dictionary is always there
     root = place.root / "deeper" / "vault"
     store = place.make_at(root, False)
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(Absent) as caught:
         await store.open()
     assert caught.value.remedy
     assert not root.exists()

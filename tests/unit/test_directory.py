@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.support.mounts import tmpfs
 
-from tandem_protocol.errors import Exists, Full, Missing, Refused, Unavailable
+from tandem_protocol.errors import Absent, Exists, Full, Missing, Refused, Unavailable
 from tandem_protocol.stores import folder as folder_module
 from tandem_protocol.stores.directory import DirectoryStore
 
@@ -202,6 +202,26 @@ async def test_faults_of_the_system_are_told_apart(
     monkeypatch.undo()
     assert [entry.name async for entry in store.list("keys")] == ["00" * 32]
     await store.put("keys/" + "11" * 32, b"x")
+
+
+async def test_a_disk_that_is_unplugged_is_told_from_a_share_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing there: a retry cannot help. An automount or a share that is late: it may."""
+    store = DirectoryStore(str(tmp_path / "unplugged" / "tandem"))
+    with pytest.raises(Absent, match="is not there: mount"):
+        await store.open()
+    store = DirectoryStore(str(tmp_path))
+    for number in (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV):
+
+        def fail(_path: str, _flags: int, number: int = number) -> int:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(folder_module.os, "open", fail)
+        with pytest.raises(Unavailable) as caught:
+            await store.open()
+        monkeypatch.undo()
+        assert type(caught.value) is Unavailable, errno.errorcode[number]
 
 
 async def test_a_share_that_cannot_sync_folders_is_not_power_safe(

@@ -11,6 +11,7 @@ import pytest
 from tests.support.faulty import Fault, FaultyStore, Script, scripted
 
 from tandem_protocol.errors import (
+    Absent,
     Corrupt,
     Exists,
     Full,
@@ -108,6 +109,23 @@ async def test_a_permanent_fault_of_opening_ends_it() -> None:
         with pytest.raises(Refused, match="wrong key"):
             await bench.store.open()
     assert len(bench.made) == 1
+
+
+async def test_a_place_that_is_not_there_is_not_waited_for() -> None:
+    """A disk that was unplugged comes back by somebody's hand: not tried again, neither at first nor in between."""
+    with scripted(Fault("open", 1, Absent("not mounted"))) as script:
+        bench = Bench(script)
+        with pytest.raises(Absent):
+            await bench.store.open()
+        assert (script.calls["open"], bench.slept) == (1, [])
+    with scripted(Fault("put", 1), Fault("open", 2, Absent("not mounted"))) as script:
+        bench = Bench(script)
+        await bench.store.open()
+        with pytest.raises(Absent):
+            await bench.store.put(NAME, b"data")
+        assert (script.calls["open"], len(bench.slept)) == (2, 1)
+        await bench.store.open()
+        await bench.store.put(NAME, b"data")
 
 
 async def test_an_error_of_the_report_ends_the_verb() -> None:

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import aiofiles
 
-from ..errors import Exists, Missing, Unavailable
+from ..errors import Absent, Exists, Missing, Unavailable
 from ..names import valid
 from ..store import Buffer, Entry, Store
 from . import direct
@@ -49,7 +49,7 @@ class DirectoryStore(Store):
             await self._run(f"open the folder {self._root}", self._folder.open, self._make_root)
         except Missing as error:
             await self.close()
-            raise Unavailable(
+            raise Absent(
                 f"the folder {self._root} is not there", "mount the disk or the share that holds it"
             ) from error
         except BaseException:

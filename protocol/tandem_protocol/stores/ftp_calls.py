@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from ..errors import Corrupt, Missing, Refused, TandemError, Unavailable
+from ..errors import Absent, Corrupt, Missing, Refused, TandemError, Unavailable
 from ..store import Entry
 from .folder import CONTENT
 from .ftp_data import FtpData
@@ -57,8 +57,8 @@ class FtpCalls:
                         self._link.voidcmd(f"MKD {self._root[:at]}")
             self._link.voidcmd(f"CWD {self._root}")
 
-    def _no_root(self) -> Unavailable:
-        return Unavailable(
+    def _no_root(self) -> Absent:
+        return Absent(
             f"{self._place}: there is no such folder on the server",
             "check the path, and that the disk behind it is mounted there",
         )

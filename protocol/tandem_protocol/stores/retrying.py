@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
-from ..errors import Missing, Refused, Unavailable
+from ..errors import Absent, Missing, Refused, Unavailable
 from ..store import Buffer, Entry, Store
 
 PROGRESS = 1024 * 1024
@@ -162,7 +162,7 @@ class RetryingStore(Store):
             stop=stop_after_attempt(policy.attempts),
             wait=wait_exponential(policy.first_s, policy.max_s)
             + wait_random(0, min(policy.jitter_s, policy.max_s)),
-            retry=retry_if_exception_type(Unavailable),
+            retry=retry_if_exception(_may_pass),
             sleep=self._sleep,
             reraise=True,
         ):
@@ -223,6 +223,10 @@ class RetryingStore(Store):
         if self._inner is store:
             self._inner = None
         await store.close()
+
+
+def _may_pass(fault: BaseException) -> bool:
+    return isinstance(fault, Unavailable) and not isinstance(fault, Absent)
 
 
 async def _nothing(_store: Store, _moved: Callable[[int], None]) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 from paramiko import sftp
 
-from ..errors import Refused, TandemError, Unavailable
+from ..errors import Absent, Refused, TandemError
 from .sftp_errors import StatusError, from_status, full
 from .sftp_requests import Attributes, Reply, Requests, read_attributes
 
@@ -42,7 +42,7 @@ class SftpCalls:
                 if error.code != sftp.SFTP_NO_SUCH_FILE:
                     raise
                 if not make:
-                    raise Unavailable(
+                    raise Absent(
                         f"{self._place}: there is no such folder on the server",
                         "check the path, and that the disk behind it is mounted there",
                     ) from error
