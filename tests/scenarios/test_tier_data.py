@@ -1,23 +1,28 @@
 """Bad data on a tier, documents: claims, records, epochs, identity (trust.md 11 to 17, 22, 23, 25; issue 4, "Bad
 input"), with the real commands on a vault in a folder that somebody has changed, beside a second tier that is good.
 
-| case | what is done to the vault | what must happen | also in |
-|---|---|---|---|
-| 11 zero-length record | claim, record, epoch, identity emptied, newest and old | damaged: moved aside, written again | unit/test_tier |
-| 12 torn record | cut at two thirds (unit: at every length) | the same | unit/test_tier_damage |
-| 13 bit flip at every offset | one flip here (unit: every offset) | the same; above the head exit 4 | unit/test_tier_damage, |
-| | | | test_identity, test_revision, properties/test_format_damage |
-| 14 from another tier | another tier's or repository's documents | damaged; its identity: offline, blocked | unit/test_revision |
-| 15 old valid record | at another number; the whole tier of yesterday | damaged; above the head exit 4; rolled back: | unit/test_verdict, |
-| | | one synchronisation makes it level | test_resync |
-| 16 revision 2^64-1 | claim, record, epoch of the last number | passed over; an epoch is a takeover: exit 4 | unit/test_tier_damage |
-| 17 duplicate revision | other good bytes at a number of ours | second installation, exit 4, nothing written | unit/test_verdict |
-| 22 deep msgpack | 100,000 arrays in each other as a document | damaged, in little memory | unit/test_envelope |
-| 23 lying length | 9 MiB appended; a terabyte in place of a document | damaged, in little memory | unit/test_format_damage |
-| 25 unknown version | each document of a newer format or feature | blocked, "upgrade tandem"; the other goes on | unit/test_revision |
-
 In each case: the right exit code, one clear line, no traceback; what was damaged is in quarantine, never deleted; and
-with the other tier good every backup restores, before and after. Objects (18 to 25) are in test_tier_objects.py.
+with the other tier good every backup restores, before and after. Case by case: what is done to the vault; what must
+happen; where else it is tested (in unit/ unless another folder is named).
+
+11 zero-length record: claim, record, epoch, identity emptied, the newest and old ones; damaged: moved aside and
+   written again, old ones by a full comparison; test_tier.
+12 torn record: the same cut at two thirds; the same; test_tier_damage (many lengths).
+13 bit flip at every offset: one flip; the same, above the head exit 4; test_tier_damage, test_identity, test_revision
+   (every offset), properties/test_format_damage, test_bad_input.
+14 record from another tier: another tier's and repository's documents; damaged; with an identity of another tier it
+   is offline, of another repository blocked; test_revision, test_verdict.
+15 old valid record: at another number, damaged, above the head exit 4; the whole tier of yesterday: rolled back, level
+   after one synchronisation; test_verdict, test_resync.
+16 revision 2^64-1: claim, record and epoch of the last number; passed over, the epoch is a takeover: exit 4;
+   test_tier_damage.
+17 duplicate revision: other good bytes at a number of ours; second installation, exit 4, nothing written; test_verdict.
+22 deep msgpack: 100,000 arrays in each other as a document; damaged, in little memory; test_envelope.
+23 lying length: 9 MiB appended, a terabyte in place of a document; damaged, in little memory; test_revision.
+25 unknown version: each document of a newer format or feature; blocked, "upgrade tandem", the other tier goes on;
+   test_revision, test_verdict.
+
+Objects (18 to 24, and 23, 25 of objects) are in test_tier_objects.py, hostile servers in test_hostile_tier.py.
 """
 
 from __future__ import annotations

@@ -69,12 +69,14 @@ class TierFiles:
         self.write(other, first)
 
     def all(self, below: str = "") -> dict[str, bytes]:
-        top = self.folder / below
-        return {
-            str(path.relative_to(self.folder)): path.read_bytes()
-            for path in sorted(top.rglob("*"))
-            if path.is_file()
-        }
+        """Every file and its bytes; of one that is too long to be real, only its length in words."""
+        found = {}
+        for path in sorted((self.folder / below).rglob("*")):
+            if path.is_file():
+                size = path.stat().st_size
+                data = path.read_bytes() if size < 1 << 30 else b"%d bytes" % size
+                found[str(path.relative_to(self.folder))] = data
+        return found
 
     def objects(self, folder: str) -> list[str]:
         """Paths of the objects in ``packs``, ``snapshots``, ``index``, ``keys`` or ``lists``."""
@@ -214,7 +216,7 @@ class Forger:
 
     def certificate(self, changes: Mapping[str, Any], version: int = 1) -> bytes:
         """This installation's certificate again with other fields, signed by the root."""
-        body = envelope.unverified_body(self.setup.certificate.data, DocType.CERTIFICATE) | changes
+        body = envelope.unverified_body(self.setup.certificate.data, DocType.CERTIFICATE) | dict(changes)
         message = envelope.pack_header(DocType.CERTIFICATE, version) + envelope.encode(body)
         signature = self.ring.root_key().sign(envelope._context(DocType.CERTIFICATE) + message)
         return message + signature
