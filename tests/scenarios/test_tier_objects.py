@@ -1,5 +1,5 @@
-"""Bad data on a tier, objects: packs, index, manifests, key slots, trees (trust.md 18 to 25; issue 4, "Bad input"), with
-the real commands on a vault in a folder that somebody has changed, beside a second tier that is good.
+"""Bad data on a tier, objects: packs, index, manifests, key slots, trees (trust.md 18 to 25; issue 4, "Bad input"),
+with the real commands on a vault in a folder that somebody has changed, beside a second tier that is good.
 
 Case by case: what is done; what must happen; where else it is tested (in unit/). Never wrong bytes, never a traceback.
 
@@ -9,7 +9,7 @@ Case by case: what is done; what must happen; where else it is tested (in unit/)
    slots are written again at contact; test_fetch, test_reading.
 20 snapshot deleted: from the vault, from both; the same, gone everywhere 6 and the others restore; test_restore_damage.
 21 zstd bomb: a frame of 2 GiB sealed with the keys; damage, 6, in little memory; test_seal.
-22 deep msgpack: a manifest and a page nested or wide without end; damage, 6, in little memory; test_envelope, test_tree.
+22 deep msgpack: a manifest and a page nested or wide without end; damage, 6, in little memory; test_envelope.
 23 lying length: a terabyte in place of objects; damage, the other tier serves; test_fetch, test_pack.
 24 tree cycle: cannot be made with hashes. Folders that share what is below them 2^40 times, or are 5,000 deep: ls and
    restore stream in bounded memory and stop at Ctrl-C (there is no cap: sharing is nothing unusual), depth is limited
