@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 
 from tandem_agent.progress import Progress
 from tandem_agent.state import State
+from tandem_agent.tiers.comparing import compare
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet, refresh
 from tandem_protocol import names
@@ -114,11 +116,11 @@ class _Levelling:
     async def run(self, full: bool) -> None:
         tier, state = self._tier, self._state
         full = full or tier.row.to_compare
-        listed = await self._compare() if full else None
+        different = await self._compare() if full else None
         await tier.write_epoch()
         # Each is made when the one before is done: what that brought is not asked for again.
         for batch in self._batches():
-            await self._level(batch, listed)
+            await self._level(batch, different)
         if full:
             state.add_lacking(tier.id, self._outcome.failed)
             state.set_compared(tier.id)
@@ -130,17 +132,20 @@ class _Levelling:
                 TierState.LAGGING, f"{len(failed)} objects cannot be had now ({name.hex()[:12]}: {reason})"
             )
 
-    async def _compare(self) -> dict[bytes, int]:
-        """Look for everything that is live for the tier: the sizes of what is there. What was believed to be there
-        and is not is lacking from now on, durable before anything is copied."""
+    async def _compare(self) -> dict[bytes, int | None]:
+        """Look for everything that is live for the tier: what is not there (None), or has another size. What was
+        believed to be there and is not is lacking from now on, durable before anything is copied."""
         tier, state = self._tier, self._state
-        live = [o for o in state.live().values() if o.live_on(tier.id)]
-        present = await sizes_of(tier.store, live)
         facts = tier.facts()
-        lost = [o for o in live if facts.holds_last(o) and present.get(o.name) != o.size]
-        state.add_lacking(tier.id, [o.name for o in lost])
-        self._counters.queued_bytes += sum(o.size for o in lost)
-        return present
+        different: dict[bytes, int | None] = {}
+        async with aclosing(compare(tier.store, state.live_named, tier.id)) as pieces:
+            async for piece in pieces:
+                lost = [one.found for one in piece if facts.holds_last(one.found)]
+                if lost:
+                    state.add_lacking(tier.id, [found.name for found in lost])
+                self._counters.queued_bytes += sum(found.size for found in lost)
+                different |= {one.found.name: one.size for one in piece}
+        return different
 
     # What belongs together
 
@@ -177,7 +182,7 @@ class _Levelling:
         tier, state = self._tier, self._state
         facts = tier.facts()
         batch = _Batch()
-        for found in state.live_of(ObjectType.KEY).values():
+        for found in state.live_keys().values():
             if found.live_on(tier.id) and not facts.holds_last(found):
                 batch.want(found)
         later = set(missing)
@@ -205,18 +210,20 @@ class _Levelling:
 
     # Claims, copies, records, look, confirm
 
-    async def _level(self, batch: _Batch, listed: dict[bytes, int] | None) -> None:
-        """Bring a batch over. ``listed``: the sizes of what is on the tier, where they are known already."""
+    async def _level(self, batch: _Batch, different: dict[bytes, int | None] | None) -> None:
+        """Bring a batch over. ``different``: what a comparison with all that is live found not to be there, or of
+        another size; without one, the tier is asked."""
         if not batch.records and not batch.wanted:
             return
         tier = self._tier
         facts = tier.facts()
         batch.wanted.sort(key=lambda o: (_ORDER.index(o.type), o.added, o.name))
         await self._claim(batch.records)
-        if listed is None:
+        if different is None:
             present = await sizes_of(tier.store, batch.wanted)
         else:
-            present = {o.name: listed[o.name] for o in batch.wanted if o.name in listed}
+            found = {o.name: different.get(o.name, o.size) for o in batch.wanted}
+            present = {name: size for name, size in found.items() if size is not None}
         await self._set_aside(batch.wanted, present, facts.lacking)
         self._counters.queued_bytes -= sum(o.size for o in batch.wanted if o.name in present)
         present |= await self._copy([o for o in batch.wanted if o.name not in present])
