@@ -400,6 +400,7 @@ _HISTORY = (
     "lacking",
     "confirmed",
     "backups",
+    "closed",
     "ancestors",
     "takeover",
 )

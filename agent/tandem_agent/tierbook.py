@@ -157,6 +157,15 @@ class TierBook:
                 (tier,),
             )
 
+    def set_closed(self, tier: bytes, number: int, record_hash: bytes) -> None:
+        """A record of ours is about to end a number there that somebody else has left open, for a join."""
+        with self._transaction():
+            self._db.change("INSERT OR REPLACE INTO closed VALUES (?, ?, ?)", (tier, number, record_hash))
+
+    def closed(self, tier: bytes) -> dict[int, bytes]:
+        """Hashes of the records that ended somebody else's numbers there, by number."""
+        return dict(self._db.rows("SELECT n, hash FROM closed WHERE tier = ?", (tier,)))
+
     def set_late(self, tier: bytes) -> None:
         """Something of an earlier installation is there that is not in our history: it has to be joined first."""
         with self._transaction():
@@ -227,7 +236,7 @@ class TierBook:
             self._db.change("DELETE FROM tiers WHERE id = ?", (tier,))
 
     def _forget(self, tier: bytes) -> None:
-        for table in ("missing", "lacking", "confirmed"):
+        for table in ("missing", "lacking", "confirmed", "closed"):
             self._db.change(f"DELETE FROM {table} WHERE tier = ?", (tier,))  # noqa: S608 (names from above)
 
 

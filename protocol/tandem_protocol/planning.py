@@ -91,7 +91,9 @@ def usable_packs(
 
     def good(name: bytes, kind: ObjectType) -> bool:
         found = live.get(name)
-        return found is not None and found.type is kind and all(t.holds_last(found) for t in targets)
+        # Dead on a tier that is no target: what refers to it would come there without it, so it is stored again.
+        usable = found is not None and found.type is kind and not found.dead
+        return usable and found is not None and all(t.holds_last(found) for t in targets)
 
     return {
         pack

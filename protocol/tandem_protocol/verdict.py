@@ -64,7 +64,8 @@ class Pending:
 @dataclass(frozen=True, slots=True)
 class Believed:
     """What this installation knows, for one tier. ``last_written`` and ``highest_held`` are 0 for none;
-    ``start`` is the base that the tier started from: nothing below it is looked at."""
+    ``start`` is the base that the tier started from: nothing below it is looked at. ``closed``: hashes of records
+    that ended somebody else's numbers there, for a join that is not decided yet."""
 
     repository_id: bytes
     tier_id: bytes
@@ -80,6 +81,7 @@ class Believed:
     complete: bool
     imported: bool = True
     to_compare: bool = False
+    closed: Mapping[int, bytes] = field(default_factory=dict)
 
 
 class State(StrEnum):
@@ -269,7 +271,10 @@ def is_ours(number: int, document: Claim | Record, believed: Believed) -> bool:
     """Whether what stands at ``number`` is what the journal, or the pending intent, says of it."""
     known = believed.journal.get(number)
     if isinstance(document, Record):
-        return known is not None and document.hash == known.record_hash
+        return document.hash in (
+            known.record_hash if known is not None else None,
+            believed.closed.get(number),
+        )
     if known is not None:
         return document.nonce == known.nonce
     pending = believed.pending

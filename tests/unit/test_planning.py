@@ -171,11 +171,12 @@ def test_not_if_added_again_by_a_revision_that_a_target_missed() -> None:
     assert eligible([lagging(A, 5)], indexed())
 
 
-def test_not_across_a_removal_for_one_target() -> None:
+def test_not_across_a_removal_for_one_tier_be_it_a_target_or_not() -> None:
+    """Where it is no target, what refers to the pack would be copied there without it."""
     live = indexed()
     live[PACK] = dataclasses.replace(live[PACK], dead=frozenset([B]))
     assert not eligible([tier(A), tier(B)], live)
-    assert eligible([tier(A)], live)
+    assert not eligible([tier(A)], live)
 
 
 @pytest.mark.parametrize("gone", [PACK, SEGMENT])

@@ -256,3 +256,36 @@ async def test_a_join_killed_at_any_verb_is_done_at_the_next_contact(site: Site,
         await second.contact()
     site.down()
     await settled(second, dict(zip(ids, ("one", "late", "since"), strict=True)))
+
+
+async def test_a_join_that_is_stopped_after_closing_is_not_taken_for_somebody_else(site: Site) -> None:
+    """The late side has a claim of the takeover's own number, whose reply was lost, and one of the first's."""
+    first, ids = await first_with(site, "one")
+    site.down("vault")
+    site.places["remote"].hook = lambda verb, name: (
+        _killed() if verb == "create" and name.endswith("record") else True
+    )
+    with suppress(Killed):
+        await first.backup("claimed, never finished")
+    site.down()
+    second = site.machine("second")
+    lost = names.claim_path(4)
+    site.places["remote"].hook = lambda verb, name: _cut(site, verb, name, lost)
+    result = await second.take_over()
+    assert result.revision == 4
+    site.down()
+    assert lost in site.places["remote"].shared
+    site.places["remote"].hook = lambda verb, name: _killed() if verb == "put" else True
+    with suppress(Killed):
+        await second.contact()
+    site.down()
+    await settled(second, {ids[0]: "one"})
+
+
+def _cut(site: Site, verb: str, name: str, path: str) -> bool:
+    """The claim gets there, and then the link is gone."""
+    if (verb, name) == ("read", path) or (
+        verb == "create" and name != path and path in site.places["remote"].shared
+    ):
+        site.places["remote"].up = False
+    return True

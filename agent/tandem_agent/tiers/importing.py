@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -35,7 +35,8 @@ from tandem_protocol.store import Store
 from tandem_protocol.verdict import Fault
 
 MakeAborted = Callable[[int, bytes | None, tuple[bytes, ...]], Record]
-"""Number, nonce and parents of the readable claim (None, (): there is none) to a signed aborted record."""
+"""Number, nonce and parents of the readable claim (None, (): there is none) to a signed aborted record, which is
+about to be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +171,16 @@ async def _listing(store: Store) -> dict[bytes, tuple[ObjectType, int]]:
     return found
 
 
-async def close_open(reading: Reading, side: Side, below: int, make: MakeAborted) -> Side:
+async def close_open(
+    reading: Reading, side: Side, below: int, make: MakeAborted, known: Container[int] = ()
+) -> Side:
     """End every open number below ``below`` on this tier by an aborted record, so that whoever claimed it can
-    complete it no more. Whoever was faster: its record is part of the side that is given back."""
+    complete it no more; but none that our own journal has (``known``). Whoever was faster: its record is part of
+    the side that is given back."""
     records = dict(side.records)
     for number in open_numbers(side, below):
+        if number in known:
+            continue
         claim = side.claims.get(number)
         ours = (
             make(number, claim.nonce, claim.parents) if isinstance(claim, Claim) else make(number, None, ())

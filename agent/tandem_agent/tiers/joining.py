@@ -106,14 +106,19 @@ class _Join:
 
     async def _import(self, tier: Tier) -> Side:
         reading = _reading(self._tiers, tier)
-        side = await close_open(reading, await read_side(reading), self._intent.number, self._aborted)
+        number = self._intent.number
+
+        def aborted(number: int, nonce: bytes | None, parents: tuple[bytes, ...]) -> Record:
+            details = {**_about(), "reason": "closed by a join", "backup": {}}
+            record = self._sign(RecordDraft(number, nonce or fresh_nonce(), Kind.ABORTED, parents, details))
+            # Known before it is written: if all ends here, the next look must not take it for somebody else's.
+            self._state.set_closed(tier.id, number, record.hash)
+            return record
+
+        side = await close_open(reading, await read_side(reading), number, aborted, self._state.journal)
         if highest_number([side]) > self._intent.number:
             raise Unavailable(f"tier {tier.name}: another installation has written there meanwhile")
         return side
-
-    def _aborted(self, number: int, nonce: bytes | None, parents: tuple[bytes, ...]) -> Record:
-        details = {**_about(), "reason": "closed by a join", "backup": {}}
-        return self._sign(RecordDraft(number, nonce or fresh_nonce(), Kind.ABORTED, parents, details))
 
     def _sign(self, draft: RecordDraft) -> Record:
         setup = _setup(self._tiers)

@@ -128,6 +128,7 @@ class Tier:
             complete=self._state.is_complete(self.id),
             imported=row.imported,
             to_compare=row.to_compare,
+            closed=self._state.closed(self.id),
         )
 
     # Sessions and looks
