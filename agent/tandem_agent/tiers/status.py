@@ -13,7 +13,7 @@ from tandem_agent.wiring import Agent
 class TierStatus:
     """One tier. ``revision``: the highest number up to which it holds everything; ``missing_*``: what it lacks
     up to the head, sizes in bytes; ``since``: UTC, when it entered its state; ``power_safe`` is None where no tier
-    was asked."""
+    was asked; ``tier_id``: 32 hex digits, as the configuration takes them."""
 
     name: str
     url: str
@@ -25,6 +25,7 @@ class TierStatus:
     reason: str
     since: str
     power_safe: bool | None
+    tier_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,4 +67,5 @@ def _status(
         reason=reason,
         since=row.since,
         power_safe=power_safe,
+        tier_id=row.id.hex(),
     )
