@@ -2,10 +2,11 @@
 synchronisation cost. Metadata only.
 
 Real: the local state and all its rows; identity, certificate and epoch; the key slot; record and claim of every
-number up to `ALL_REAL` revisions, and else of those that anything here may read (the first, the last few, the newest
-bases, what a tier holds highest); the lists of the two newest bases; the objects of the last revision.
-Made up: the bytes of all other objects, which are on no disk (their names are random, their sizes in rows), and of
-all other records, which are zeros in the journal: who reads one of those fails. Bases come when the protocol says.
+number in a small history, and else of those that anything here may read (the first, the last few, the newest bases,
+what a tier holds highest); the lists of the two newest bases; the objects of the last revision.
+Made up: all other objects, which are on no disk (40 bytes each that follow from a number, so that a store in memory
+can give them), and all other records, which are zeros in the journal: who reads one of those fails. Bases come when
+the protocol says.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import random
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,13 +33,14 @@ from tandem_protocol.planning import base_is_due
 from tandem_protocol.revision import MAX_OBJECTS, Kind, ObjectRef, Record, Removal
 
 ALL_REAL = 2_000
-"""A history of more revisions has made-up records where none is read."""
+"""A history of more revisions has made-up records where none is read; one of fifty times as many objects too."""
 
 LAST_REAL = 16
 FILLER = bytes(600)
 """In place of a record: as long as that of a small backup."""
 
 NEWEST_BASES = 8
+MADE_UP_SIZE = 40
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ class BigTier:
 
 
 class BigRepo:
-    """``revisions`` of ``objects`` in all, ``last`` of them in the last revision. ``levels``: by tier name, up to
-    which revision it holds everything (the last one if it is None)."""
+    """``revisions`` of ``objects`` in all, ``last`` of them in the last revision, which is a base of kind tiers if
+    ``ends_with_base``. ``levels``: by tier name, up to which revision it holds everything (the last one if it is
+    None)."""
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class BigRepo:
         levels: Mapping[str, int | None],
         last: int = 10,
         seed: int = 1,
+        ends_with_base: bool = False,
     ) -> None:
         self.head = revisions
         self.writer = Writer()
@@ -73,10 +77,10 @@ class BigRepo:
         self._make = random.Random(seed)
         self._last = {object_name(data): data for data in self._contents(last)}
         self._counts = _spread(objects - last, revisions - 2)
-        self._made_up = self._make.randbytes(32 * (objects - last))
+        self._made_up = b"".join(object_name(_content(i)) for i in range(objects - last))
         self._lists: dict[bytes, bytes] = {}
         self._refs_of_base: dict[int, list[ObjectRef]] = {}
-        self.bases = self._base_numbers()
+        self.bases = self._base_numbers() + [self.head] * ends_with_base
         self.tiers = [self._tier(name, level) for name, level in levels.items()]
         self._real = self._real_numbers()
         self.records: dict[int, Record] = {}
@@ -101,7 +105,7 @@ class BigRepo:
         return found
 
     def _real_numbers(self) -> set[int]:
-        if self.head <= ALL_REAL:
+        if self.head <= ALL_REAL and len(self._made_up) <= 32 * 50 * ALL_REAL:
             return set(range(1, self.head + 1))
         held = {n for tier in self.tiers for n in (tier.level, tier.level + 1)}
         return {1, *range(self.head - LAST_REAL, self.head + 1), *self.bases[-NEWEST_BASES:], *held}
@@ -124,25 +128,24 @@ class BigRepo:
     def _made_up_ref(self, i: int, number: int) -> ObjectRef:
         last = self._first[number + 1] - 1
         kind = ObjectType.SNAPSHOT if i == last else ObjectType.INDEX if i == last - 1 else ObjectType.PACK
-        return ObjectRef(kind, self._made_up[32 * i : 32 * i + 32], 1_000 + i % 1_000)
+        return ObjectRef(kind, self._made_up[32 * i : 32 * i + 32], MADE_UP_SIZE)
 
     def added(self, number: int) -> list[ObjectRef]:
         """Everything that revision ``number`` added."""
         if number == 1:
             return [ObjectRef(ObjectType.KEY, object_name(self.slot), len(self.slot))]
-        if number == self.head:
-            return [ObjectRef(ObjectType.PACK, name, len(data)) for name, data in self._last.items()]
-        return [*self.made_up(number), *self._refs_of_base.get(number, ())]
+        found = [ObjectRef(ObjectType.PACK, name, len(data)) for name, data in self._last.items()]
+        if number < self.head:
+            found = list(self.made_up(number))
+        return [*found, *self._refs_of_base.get(number, ())]
 
     def live(self) -> Iterator[LiveObject]:
-        """All that is live at the head."""
+        """All that is live at the head: of the lists, those of the two newest bases."""
+        gone = {ref.name for base in self.bases[:-2] for ref in self._refs_of_base.get(base, ())}
         for number in range(1, self.head + 1):
-            if number in self._refs_of_base and number not in self.bases[-2:]:
-                found: Iterable[ObjectRef] = self.made_up(number)
-            else:
-                found = self.added(number)
-            for ref in found:
-                yield LiveObject(ref.type, ref.name, ref.size, number)
+            for ref in self.added(number):
+                if ref.name not in gone:
+                    yield LiveObject(ref.type, ref.name, ref.size, number)
 
     def contents(self, level: int) -> dict[str, bytes]:
         """By path, the objects that have bytes at all and were added up to revision ``level``."""
@@ -157,21 +160,22 @@ class BigRepo:
             found |= {object_path(ObjectType.PACK, name): data for name, data in self._last.items()}
         return found
 
-    def size_at(self, name: bytes, level: int) -> int | None:
-        """The size of a made-up object, if it was added up to revision ``level``."""
+    def content_of(self, name: bytes, level: int) -> bytes | None:
+        """The bytes of a made-up object, if it was added up to revision ``level``."""
         order, numbers = self._by_name
-        at = bisect_left(order, name, key=lambda i: self._made_up[32 * i : 32 * i + 32])
-        if at == len(order) or self._made_up[32 * order[at] : 32 * order[at] + 32] != name:
+        at = bisect_left(order, name, key=self._name)
+        if at == len(order) or self._name(order[at]) != name or numbers[order[at]] > level:
             return None
-        return 1_000 + order[at] % 1_000 if numbers[order[at]] <= level else None
+        return _content(order[at])
+
+    def _name(self, i: int) -> bytes:
+        return self._made_up[32 * i : 32 * i + 32]
 
     def listed(self, kind: ObjectType, prefix: int, level: int) -> Iterator[ObjectRef]:
         """The made-up objects of a folder ``packs/<prefix>`` (or index, snapshots), added up to ``level``."""
         order, numbers = self._by_name
         low, high = (
-            bisect_left(order, bytes([p]), key=lambda i: self._made_up[32 * i : 32 * i + 32])
-            if p < 256
-            else len(order)
+            bisect_left(order, bytes([p]), key=self._name) if p < 256 else len(order)
             for p in (prefix, prefix + 1)
         )
         for i in order[low:high]:
@@ -183,7 +187,7 @@ class BigRepo:
     def _by_name(self) -> tuple[array[int], array[int]]:
         """Numbers of the made-up objects in order of their names; and by number, the revision that added each."""
         count = len(self._made_up) // 32
-        order = sorted(range(count), key=lambda i: self._made_up[32 * i : 32 * i + 32])
+        order = sorted(range(count), key=self._name)
         numbers = array("I")
         for at, more in enumerate(self._counts):
             numbers.extend([at + 2] * more)
@@ -200,6 +204,8 @@ class BigRepo:
         parent: tuple[bytes, ...] = ()
         for number in range(1, self.head + 1):
             kind = Kind.INIT if number == 1 else Kind.CHECKPOINT
+            if number == self.head and number in self.bases[1:]:
+                kind = Kind.TIERS
             if number in self._real:
                 record = self._make_record(number, kind, parent)
                 self.records[number] = record
@@ -231,7 +237,8 @@ class BigRepo:
             entries = [
                 ListEntry(o.type, o.name, o.size)
                 for number in range(1, base + 1)
-                for o in (self.added(1) if number == 1 else self.made_up(number))
+                for o in self.added(number)
+                if o.type is not ObjectType.LIST
             ]
             entries.sort(key=lambda entry: entry.name)
             pieces = [encode_list(piece) for piece in split_list(entries)]
@@ -253,8 +260,15 @@ class BigRepo:
             db.change_each(
                 "INSERT INTO journal (n, kind, nonce, hash, record) VALUES (?, ?, ?, ?, ?)", self._journal()
             )
+            indexes = db.rows(
+                "SELECT name, sql FROM sqlite_master WHERE tbl_name = 'live' AND sql LIKE '%INDEX%'"
+            )
+            for name, _ in indexes:
+                db.change(f"DROP INDEX {name}")
             rows = sorted((o.name, o.type.value, o.size, o.added, b"") for o in self.live())
             db.change_each("INSERT INTO live (name, type, size, added, dead) VALUES (?, ?, ?, ?, ?)", rows)
+            for _, again in indexes:
+                db.change(again)
             bases = str(self.bases[-NEWEST_BASES:]).encode()
             db.change("INSERT OR REPLACE INTO setup VALUES ('bases', ?)", (bases,))
             for tier in self.tiers:
@@ -291,6 +305,11 @@ class BigRepo:
             place = folder / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(data)
+
+
+def _content(i: int) -> bytes:
+    """The bytes of the made-up object ``i``."""
+    return i.to_bytes(8, "big") * (MADE_UP_SIZE // 8)
 
 
 def _spread(objects: int, revisions: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 A step is what a link with a long delay makes one wait for: all verbs that go out together take one. What the tier
 has is answered from the repository's plan, not kept; what is written is kept beside it. Claims are signed when they
-are read. Objects with made-up bytes have names and sizes only: reading one fails.
+are read.
 """
 
 from __future__ import annotations
@@ -83,22 +83,24 @@ class BigStore(MemoryStore):
 
     async def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         await self._ask("read", name)
-        parsed = names.parse_numbered(name)
-        if name in self.shared or parsed is None or not self._planned(name):
-            return await super().read(name, offset, length)
-        number, part = parsed
-        if part == "record":
-            data = self.repo.record(number).data
-        else:
-            data = self.repo.writer.claim(number, self.tier.identity.tier_id).data
+        data = self._content(name)
         return data[offset:] if length is None else data[offset : offset + length]
 
     async def size(self, name: str) -> int:
         await self._ask("size", name)
-        if name in self.shared:
-            return await super().size(name)
-        last = parse_object_name(name.rpartition("/")[2])
-        found = None if last is None else self.repo.size_at(last, self.tier.level)
+        return len(self._content(name))
+
+    def _content(self, name: str) -> bytes:
+        self._check(name)
+        found = self._find(name)
+        numbered = names.parse_numbered(name)
+        if found is None and numbered is not None and self._planned(name):
+            number, part = numbered
+            if part == "record":
+                return self.repo.record(number).data
+            return self.repo.writer.claim(number, self.tier.identity.tier_id).data
+        if found is None and (last := parse_object_name(name.rpartition("/")[2])) is not None:
+            found = self.repo.content_of(last, self.tier.level)
         if found is None:
             raise Missing(f"{name} is not there")
         return found
