@@ -74,15 +74,22 @@ def _row(row: object) -> Listed:
 
 def told_backups(ring: KeyRing, records: Iterable[Record], live: Container[bytes]) -> list[Listed]:
     """What records and catalogues tell: failed backups, and those whose snapshots are live. A record of its own goes
-    before a catalogue, which leaves something out."""
+    before a catalogue, which leaves something out; but a backup whose snapshot was found again is none that failed."""
     found: dict[str, Listed] = {}
     for record in sorted(records, key=lambda r: r.number):
         for number, about in _told_by(ring, record):
             known = found.get(about["id"])
-            if known is None or record.kind in (Kind.BACKUP, Kind.ABORTED):
+            if known is None or _tells_more(record, about, known[1]):
                 found[about["id"]] = (number, about)
     kept = [listed for listed in found.values() if _is_there(listed[1], live)]
     return sorted(kept, key=lambda listed: (listed[0], str(listed[1]["name"])))
+
+
+def _tells_more(record: Record, about: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Whether ``about`` in ``record`` replaces what is known of the same backup."""
+    if bool(about.get("snapshot")) != bool(known.get("snapshot")):
+        return bool(about.get("snapshot"))
+    return record.kind in (Kind.BACKUP, Kind.ABORTED)
 
 
 def _told_by(ring: KeyRing, record: Record) -> list[Listed]:

@@ -1,0 +1,39 @@
+"""What the simulation (tests/simulation) found in the agent, each as a small run of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.formats import make_ring
+
+from tandem_agent.bases import base_details
+from tandem_agent.catalog import told_backups
+from tandem_protocol.keys import KeyRing
+from tandem_protocol.revision import Certificate, Installation, Kind, Record, RecordDraft, make_record
+
+NONCE = bytes(24)
+
+
+def record(ring: KeyRing, number: int, kind: Kind, details: dict[str, Any], **more: Any) -> Record:
+    """A record of an installation of epoch 1."""
+    assert ring.root_private is not None
+    installation = Installation(bytes(16), bytes(range(32)))
+    certificate = Certificate.issue(ring.root_private, ring.repository_id, installation, 1)
+    draft = RecordDraft(number, NONCE, kind, (), details, **more)
+    return make_record(ring, installation, certificate, draft)
+
+
+def test_a_backup_found_again_by_a_takeover_stays_listed_after_the_next_one() -> None:
+    """Killed before its decision, aborted, but all of it was there: the first takeover lists it again, by its
+    snapshot; its aborted record must not make it a failed one in the second."""
+    ring = make_ring()
+    failed = {"id": "07" * 16, "name": "270115**", "status": "failed", "error": "interrupted"}
+    back = {"id": "07" * 16, "name": "27011501", "status": "partial", "snapshot": "55" * 32}
+    aborted = record(ring, 2, Kind.ABORTED, {"reason": "interrupted", "backup": failed})
+    details = base_details({}, [(0, back)])
+    base = record(ring, 3, Kind.TAKEOVER, details, lists=(), tiers=())
+    again = record(ring, 4, Kind.ABORTED, {"reason": "interrupted", "backup": failed})
+    snapshot = bytes.fromhex("55" * 32)
+    for records in ([aborted, base], [base, aborted], [base, again]):
+        assert told_backups(ring, records, {snapshot}) == [(0, back)]
+    assert told_backups(ring, [aborted], {snapshot}) == [(2, failed)]
