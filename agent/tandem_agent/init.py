@@ -205,12 +205,11 @@ async def _write_first_revision(config: Config, state: State, ring: KeyRing) -> 
 async def _commit_init(agent: Agent) -> None:
     state = agent.state
     rows = state.tiers()
-    details = {"tiers": {row.id.hex(): row.name for row in rows}}
     revision = await Revision.begin(agent.tiers, agent.tiers.tiers, Progress())
     try:
         for data in state.key_slots().values():
             await revision.add(ObjectType.KEY, data)
-        await revision.commit(Kind.INIT, details, tier_ids=[row.id for row in rows])
+        await revision.commit(Kind.INIT, {}, tiers={row.id: row.name for row in rows})
     except BaseException as fault:
         await revision.abort(str(fault) or type(fault).__name__)
         raise

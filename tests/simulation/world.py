@@ -17,28 +17,49 @@ from typing import Any
 from tests.simulation.content import Catalogue, Made
 from tests.simulation.machines import PROCESS, Disks, Files, Killed, Machine, Process, new_disk
 from tests.simulation.places import Link, LinkedStore, Storage
-from tests.support.formats import AGENT_KEY, make_ring
+from tests.support.formats import AGENT_KEY, CHEAP, PHRASE, make_ring
 
-from tandem_agent.config import Config
-from tandem_agent.progress import Progress
+from tandem_agent import init
+from tandem_agent.config import Config, RetryConfig, TierConfig
+from tandem_agent.places import Place
 from tandem_agent.state import Setup, State
-from tandem_agent.tiers.tier import Tier
-from tandem_agent.tiers.tierset import TierSet
-from tandem_agent.tiers.writing import Revision
-from tandem_agent.wiring import Agent
+from tandem_agent.wiring import Agent, agent_key_path, make_tiers, process_lock
+from tandem_protocol import envelope
+from tandem_protocol.envelope import DocType
 from tandem_protocol.errors import SecondInstallation, TandemError
 from tandem_protocol.identity import Identity
-from tandem_protocol.keys import agent_slot
-from tandem_protocol.names import IDENTITY, ObjectType, claim_path, object_name, record_path
-from tandem_protocol.revision import Certificate, Installation, Kind
-from tandem_protocol.stores.retrying import RetryingStore, RetryPolicy
+from tandem_protocol.keys import agent_slot, passphrase_slot
+from tandem_protocol.names import IDENTITY, ObjectType, claim_path, object_folders, object_name, record_path
+from tandem_protocol.revision import Certificate, Installation
 
-POLICY = RetryPolicy(attempts=3)
+RETRIES = RetryConfig(attempts=3, first_delay_seconds=0.5)
 PATIENCE_S = 15.0
 LAST_WORD_S = 10_000.0
 HISTORY = ("revisions/", "epochs/", IDENTITY)
 
 Op = Callable[[Agent], Awaitable[Any]]
+Body = Callable[[Process], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A machine created an epoch, claim or record of ``epoch`` on a tier; ``line`` is the trace's."""
+
+    line: int
+    machine: Machine
+    tier: str
+    path: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Ack:
+    """A machine of ``epoch`` said that a backup is on a tier."""
+
+    line: int
+    machine: Machine
+    tier: str
+    epoch: int
 
 
 class Violation(AssertionError):
@@ -53,6 +74,20 @@ class Ended:
     began: int
     answer: Any = None
     fault: BaseException | None = None
+
+
+def _epoch_of(path: str, data: bytes) -> int:
+    """The epoch of whoever wrote an epoch file, a claim or a record."""
+    if not path.startswith("revisions/"):
+        return int(path[-16:], 16) if path.startswith("epochs/") else 0
+    document = envelope.unverified_body(data, DocType.CLAIM if path.endswith(".claim") else DocType.RECORD)
+    return int(envelope.unverified_body(document["certificate"], DocType.CERTIFICATE)["epoch"])
+
+
+def epoch(machine: Machine) -> int:
+    """The epoch that a machine writes in; 0 before it has an installation."""
+    setup = State.open(machine.folder).setup()
+    return 0 if setup is None else setup.certificate.epoch
 
 
 def _may_stay(task: asyncio.Task[Any]) -> bool:
@@ -76,10 +111,8 @@ class World:
         self.made: dict[str, Made] = {}
         self.bytes_of: dict[str, bytes] = {}
         """The good bytes of every object that was ever put anywhere, by path."""
-        self.acks: list[tuple[int, Machine, str, str]] = []
-        """(line, machine, tier, backup id) of every acknowledgement."""
-        self.written: list[tuple[int, Machine, str, str]] = []
-        """(line, machine, tier, path) of every epoch, claim and record that a machine created."""
+        self.acks: list[Ack] = []
+        self.written: list[Written] = []
         loop.made = self._task_made
 
     # The trace
@@ -103,7 +136,8 @@ class World:
         if verb == "put":
             self.bytes_of.setdefault(name, storage.shared[name])
         if verb == "create":
-            self.written.append((self.now, process.machine, storage.name, name))
+            epoch = _epoch_of(name, storage.shared[name])
+            self.written.append(Written(self.now, process.machine, storage.name, name, epoch))
 
     # What storages do by themselves
 
@@ -150,11 +184,16 @@ class World:
         if process is not None:
             process.tasks.append(task)
 
+    def new_machine(self, name: str) -> Machine:
+        """A machine that knows nothing yet."""
+        links = {tier: Link(storage) for tier, storage in self.storages.items()}
+        machine = self.disks.add(Machine(name, f"{self.folder}/{name}", new_disk(), links, {}))
+        self.machines.append(machine)
+        return machine
+
     def found(self) -> Machine:
         """The first machine, with the local state of a new repository; its tiers have their identities."""
-        links = {name: Link(storage) for name, storage in self.storages.items()}
-        machine = self.disks.add(Machine("alpha", f"{self.folder}/alpha", new_disk(), links, {}))
-        self.machines.append(machine)
+        machine = self.new_machine("alpha")
         state = State.open(machine.folder)
         assert self.ring.root_private is not None
         repository = self.ring.repository_id
@@ -164,9 +203,14 @@ class World:
             (name, Identity(repository, self.make.randbytes(16), self.ring.root_public))
             for name in self.storages
         ]
-        slot = agent_slot(self.ring, AGENT_KEY, "agent")
+        with open(agent_key_path(self.config(machine)), "wb") as file:
+            file.write(AGENT_KEY)
+        slots = [
+            agent_slot(self.ring, AGENT_KEY, "agent"),
+            passphrase_slot(self.ring, PHRASE, "desk", **CHEAP),
+        ]
         setup = Setup(repository, self.ring.root_public, installation, certificate)
-        state.found(setup, tiers, {object_name(slot): slot})
+        state.found(setup, tiers, {object_name(slot): slot for slot in slots})
         for name, identity in tiers:
             self.storages[name].shared[IDENTITY] = identity.encode()
         return machine
@@ -179,22 +223,34 @@ class World:
         self.machines.append(self.disks.add(other))
         return other
 
-    def agent(self, process: Process) -> Agent:
-        """What the use cases take, in a fresh process."""
-        machine = process.machine
-        state = State.open(machine.folder)
-        tiers = []
-        for row in state.tiers():
-            store = RetryingStore(self._session(process, row.name), POLICY)
-            tier = Tier(row, f"memory:{row.name}", store, state, self.ring)
-            store.on_session = tier.on_session
-            tiers.append(tier)
-        return Agent(
-            Config((), machine.folder), state, self.ring, TierSet(tiers, state, self.ring, PATIENCE_S)
-        )
+    def config(self, machine: Machine) -> Config:
+        tiers = tuple(TierConfig(name, Place("file", f"/{name}"), retries=RETRIES) for name in self.storages)
+        return Config(tiers, machine.folder, patience_seconds=PATIENCE_S)
 
-    def _session(self, process: Process, tier: str) -> Callable[[], LinkedStore]:
-        return lambda: LinkedStore(self, process, process.machine.links[tier])
+    def store(self, _config: Config, tier: TierConfig, _make_root: bool = False) -> LinkedStore:
+        """`wiring.make_store`, for the process that asks."""
+        process = PROCESS.get()
+        return LinkedStore(self, process, process.machine.links[tier.name])
+
+    def folders(self, kind: ObjectType) -> list[str]:
+        """`object_folders`, but for those that are empty everywhere: there are hundreds of them."""
+        filled = {path.rpartition("/")[0] for storage in self.storages.values() for path in storage.shared}
+        return [folder for folder in object_folders(kind) if folder in filled]
+
+    def with_agent(self, op: Op) -> Body:
+        """A process that opens its installation for ``op``."""
+
+        async def body(process: Process) -> Any:
+            config = self.config(process.machine)
+            with process_lock(config):
+                state = State.open(config.state_dir)
+                agent = process.agent = Agent(config, state, self.ring, make_tiers(config, state, self.ring))
+                try:
+                    return await op(agent)
+                finally:
+                    await agent.tiers.close()
+
+        return body
 
     def process(self, machine: Machine) -> Process:
         return Process(machine, self.loop, self._scanned)
@@ -206,12 +262,12 @@ class World:
         name = intent.backup["id"]
         self.made[name] = Made(name, files, blocks)
 
-    async def run(self, process: Process, op: Op) -> Ended:
+    async def run(self, process: Process, body: Body) -> Ended:
         """One process from its start to its end, whatever that is."""
         ended = Ended(process, self.now)
         context = copy_context()
         context.run(PROCESS.set, process)
-        main = self.loop.create_task(self._body(process, op), context=context)
+        main = self.loop.create_task(body(process), context=context)
         process.main = main
         await self._wait_for(process, main)
         try:
@@ -232,14 +288,6 @@ class World:
         name = type(ended.fault).__name__ if ended.fault is not None else "done"
         self.tell(process.machine.name, "ends:", name, "" if ended.fault is None else str(ended.fault)[:200])
         return ended
-
-    async def _body(self, process: Process, op: Op) -> Any:
-        agent = self.agent(process)
-        process.agent = agent
-        try:
-            return await op(agent)
-        finally:
-            await agent.tiers.close()
 
     async def _wait_for(self, process: Process, main: asyncio.Task[Any]) -> None:
         """Until the process has ended with all its tasks; a dead one's are thrown away."""
@@ -265,15 +313,10 @@ class World:
         """Revision 1 on every tier."""
 
         async def op(agent: Agent) -> None:
-            tiers = agent.tiers
-            await tiers.contact(60)
-            revision = await Revision.begin(tiers, tiers.tiers, Progress())
-            for data in tiers.state.key_slots().values():
-                await revision.add(ObjectType.KEY, data)
-            rows = tiers.state.tiers()
-            await revision.commit(Kind.INIT, {}, tier_ids=[row.id for row in rows])
+            await agent.tiers.contact(60)
+            await init._commit_init(agent)  # the part of init that comes after host keys and free places
 
-        ended = await self.run(self.process(machine), op)
+        ended = await self.run(self.process(machine), self.with_agent(op))
         if ended.fault is not None:
             raise Violation(f"init failed: {ended.fault}")
 

@@ -201,5 +201,5 @@ class Office:
         revision = await Revision.begin(tiers, tiers.tiers, Progress())
         for data in tiers.state.key_slots().values():
             await revision.add(ObjectType.KEY, data)
-        await revision.commit(Kind.INIT, {}, tier_ids=[row.id for row in tiers.state.tiers()])
+        await revision.commit(Kind.INIT, {}, tiers={row.id: row.name for row in tiers.state.tiers()})
         return tiers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from tests.support.office import Office
 
 from tandem_agent.progress import Progress
+from tandem_agent.tiers.sending import Target
 from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
@@ -17,7 +19,7 @@ from tandem_agent.tiers.writing import Revision
 from tandem_protocol import names
 from tandem_protocol.errors import NoTierReachable, SecondInstallation
 from tandem_protocol.names import ObjectType
-from tandem_protocol.revision import Kind
+from tandem_protocol.revision import Kind, Record
 from tandem_protocol.stores.retrying import RetryPolicy
 
 
@@ -213,3 +215,31 @@ async def test_a_link_that_dies_while_writing_holds_the_other_up_no_longer_than_
     confirmed = await revision.commit(Kind.CHECKPOINT, {})
     assert names_of(confirmed) == ["vault"]
     assert "left while it was retried" in tiers.tiers[1].reason
+
+
+async def test_a_target_that_was_ready_early_is_looked_at_again_before_it_counts(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its storage is rolled back while it waits for the slower one."""
+    tiers = await office.init()
+    vault, remote = tiers.tiers
+    before = dict(office.places["vault"].shared)
+    ready = asyncio.Event()
+    revision = await Revision.begin(tiers, await reachable_targets(tiers, 1.0), Progress())
+    await revision.add(ObjectType.PACK, os.urandom(100))
+    write, create = revision._write_record, remote.store.create
+
+    async def write_record(target: Target, record: Record) -> None:
+        await write(target, record)
+        if target.tier is vault:
+            ready.set()
+
+    async def late_create(name: str, data: bytes) -> None:
+        await ready.wait()
+        office.places["vault"].roll_back(before)
+        await create(name, data)
+
+    monkeypatch.setattr(revision, "_write_record", write_record)
+    monkeypatch.setattr(remote.store, "create", late_create)
+    assert names_of(await revision.commit(Kind.CHECKPOINT, {})) == ["remote"]
+    assert not tiers.state.is_on(2, vault.id)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from tandem_agent.bases import base_details, list_objects
 from tandem_agent.progress import Progress
 from tandem_agent.state import Intent, State
 from tandem_agent.tiers.pace import Pace
@@ -26,10 +28,9 @@ from tandem_protocol.errors import (
     TandemError,
     Unavailable,
 )
-from tandem_protocol.history import list_entries, replay
-from tandem_protocol.lists import encode_list, split_list
+from tandem_protocol.history import Live, replay
 from tandem_protocol.names import ObjectType, object_name, object_path
-from tandem_protocol.planning import base_is_due
+from tandem_protocol.planning import LIST_ENTRY_SIZE, SMALL_LIST, base_is_due
 from tandem_protocol.replicate import sizes_of
 from tandem_protocol.revision import Kind, ObjectRef, Record, RecordDraft, Removal, make_record
 from tandem_protocol.store import Buffer
@@ -151,14 +152,16 @@ class Revision:
         *,
         removed: Iterable[Removal] = (),
         backup: dict[str, Any] | None = None,
-        tier_ids: Iterable[bytes] | None = None,
+        tiers: Mapping[bytes, str] | None = None,
+        within: Callable[[Record], None] | None = None,
     ) -> list[Tier]:
         """Steps 5 to 8. Gives the tiers confirmed to hold the revision; empty if it was decided and every
-        target vanished before it could be confirmed (it is completed later)."""
+        target vanished before it could be confirmed (it is completed later). With ``tiers`` (names by id) it is a
+        base that makes these the repository's tiers; ``within`` is done in the transaction that decides."""
         draft = RecordDraft(
             self.number, self._intent.nonce, kind, self._intent.parents, details, removed=tuple(removed)
         )
-        draft = await self._as_base(draft, tier_ids)
+        draft = await self._as_base(draft, tiers, backup)
         record: list[Record] = []
 
         async def finish(target: Target) -> None:
@@ -169,7 +172,7 @@ class Revision:
             if not record and self._stop is None:
                 # The first target has everything. No await between the test and the act.
                 try:
-                    record.append(self._decide(draft, backup))
+                    record.append(self._decide(draft, backup, within))
                 except TandemError as fault:
                     self._stop = fault  # the local state's, not this tier's
             if record:
@@ -181,6 +184,11 @@ class Revision:
         if not record:
             self._tiers.abort_pending("every tier was lost before one had all of it")
             self._need_target()
+        if len(self._alive) > 1:
+            # One that was ready early has waited, perhaps for hours: is it all there still?
+            await self._each(self._still_there)
+            if self._stop is not None:
+                raise self._stop
         confirmed = self.targets
         self._state.confirm([self.number], [tier.id for tier in confirmed], as_targets=True)
         self._state.end_intent()
@@ -196,46 +204,54 @@ class Revision:
         if intent is not None and not intent.decided:
             self._tiers.abort_pending(reason)
 
-    def _decide(self, draft: RecordDraft, backup: dict[str, Any] | None) -> Record:
-        setup = self._state.setup()
-        assert setup is not None
-        fixed = RecordDraft(
-            draft.number,
-            draft.nonce,
-            draft.kind,
-            draft.parents,
-            draft.details,
-            tuple(self.added),
-            draft.removed,
-            draft.lists,
-            draft.tiers,
-        )
-        record = make_record(self._tiers.ring, setup.installation, setup.certificate, fixed)
-        self._state.decide(record, backup)
+    def _decide(
+        self, draft: RecordDraft, backup: dict[str, Any] | None, within: Callable[[Record], None] | None
+    ) -> Record:
+        record = self._sign(replace(draft, added=tuple(self.added)))
+        with self._state.together():
+            self._state.decide(record, backup)
+            if within is not None:
+                within(record)
         return record
 
-    async def _as_base(self, draft: RecordDraft, tier_ids: Iterable[bytes] | None) -> RecordDraft:
-        """``draft`` as a base if it is one: init, or when enough revisions have passed."""
-        if draft.kind is Kind.INIT:
-            assert tier_ids is not None
-            return _with_lists(draft, (), tuple(tier_ids), ())
-        bases = self._state.bases()
-        live = self._state.live()
-        since = self._state.count_since(bases[-1].number) if bases else 0
-        if not base_is_due(since, len(live)):
-            return draft
-        tiers = tuple(row.id for row in self._state.tiers())
-        preview = RecordDraft(
-            draft.number, draft.nonce, draft.kind, draft.parents, {}, tuple(self.added), draft.removed
+    async def _as_base(
+        self, draft: RecordDraft, tiers: Mapping[bytes, str] | None, backup: Mapping[str, Any] | None
+    ) -> RecordDraft:
+        """``draft`` as a base if it is one: with ``tiers`` it changes the set of tiers to these, or enough
+        revisions have passed since the last. ``backup``: the one that this very record is of."""
+        state = self._state
+        bases = state.bases()
+        since = state.count_since(bases[-1].number) if bases else 0
+        if tiers is None:
+            if not base_is_due(since, state.live_count(SMALL_LIST // LIST_ENTRY_SIZE + 1)):
+                return draft
+            tiers = {row.id: row.name for row in state.tiers()}
+        backups = state.backups() + ([] if backup is None else [(draft.number, dict(backup))])
+        details = {**draft.details, **base_details(tiers, backups)}
+        lists: list[bytes] = []
+        removed: tuple[Removal, ...] = ()
+        if draft.kind is not Kind.INIT:
+            for data in list_objects(self._live_after(draft), tiers):
+                lists.append(await self.add(ObjectType.LIST, data))
+            old = bases[-2].lists if len(bases) > 1 else ()
+            removed = tuple(Removal(ObjectType.LIST, name) for name in old or ())
+        return replace(
+            draft,
+            details=details,
+            removed=draft.removed + removed,
+            lists=tuple(lists),
+            tiers=tuple(sorted(tiers)),
         )
+
+    def _live_after(self, draft: RecordDraft) -> Live:
+        """What is live once ``draft`` is decided."""
+        preview = replace(draft, details={}, added=tuple(self.added))
+        return replay([self._sign(preview)], self._state.live())
+
+    def _sign(self, draft: RecordDraft) -> Record:
         setup = self._state.setup()
         assert setup is not None
-        after = replay([make_record(self._tiers.ring, setup.installation, setup.certificate, preview)], live)
-        pieces = split_list(list_entries(after, tiers))
-        names = tuple([await self.add(ObjectType.LIST, encode_list(piece)) for piece in pieces])
-        old = bases[-2].lists if len(bases) > 1 else ()
-        removed = tuple(Removal(ObjectType.LIST, old_name) for old_name in old or ())
-        return _with_lists(draft, names, tiers, removed)
+        return make_record(self._tiers.ring, setup.installation, setup.certificate, draft)
 
     # Targets
 
@@ -252,6 +268,10 @@ class Revision:
             raise Unavailable(f"tier {target.tier.name}: {reason}")
         # Again: a storage that was rolled back to a moment between claim and record has lost objects only.
         await self._check_sizes(target)
+
+    async def _still_there(self, target: Target) -> None:
+        if reason := await target.tier.verify([self.number]):
+            raise Unavailable(f"tier {target.tier.name}: {reason}")
 
     async def _look(self, target: Target) -> None:
         verdict = await target.tier.look()
@@ -362,22 +382,6 @@ def _all_lost(targets: Sequence[Target]) -> TandemError:
     if all(isinstance(fault, Refused) for fault in faults):
         return Refused(f"no tier can be written to ({reasons})", "put that right and run it again")
     return NoTierReachable(f"every tier was lost while writing ({reasons})", "run it again when one is back")
-
-
-def _with_lists(
-    draft: RecordDraft, lists: tuple[bytes, ...], tiers: tuple[bytes, ...], removed: tuple[Removal, ...]
-) -> RecordDraft:
-    return RecordDraft(
-        draft.number,
-        draft.nonce,
-        draft.kind,
-        draft.parents,
-        draft.details,
-        draft.added,
-        draft.removed + removed,
-        lists,
-        tiers,
-    )
 
 
 def _future() -> asyncio.Future[None]:
