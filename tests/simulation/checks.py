@@ -10,10 +10,10 @@ from __future__ import annotations
 from tests.simulation.content import Made
 from tests.simulation.machines import Machine, split
 from tests.simulation.places import Storage
-from tests.simulation.world import Ended, Violation, World
+from tests.simulation.world import Ack, Ended, Violation, World, epoch
 
 from tandem_agent.state import State
-from tandem_protocol.names import object_path, record_path
+from tandem_protocol.names import ObjectType, object_path, record_path
 
 
 def check_answer(world: World, ended: Ended) -> None:
@@ -36,8 +36,8 @@ def acknowledge(world: World, ended: Ended, machine: Machine, id: str, tier: str
     written = storage.born.get(record_path(number), -1)
     if storage.rolled_back <= max(written, ended.began):
         _must_be_there(world, machine, storage, made, number)
-    _one_writer(world, machine, tier)
-    world.acks.append((world.now, machine, tier, id))
+    _one_writer(world, ended, tier)
+    world.acks.append(Ack(world.now, machine, tier, epoch(machine)))
 
 
 def _must_be_there(world: World, machine: Machine, storage: Storage, made: Made, number: int) -> None:
@@ -57,20 +57,33 @@ def _must_be_there(world: World, machine: Machine, storage: Storage, made: Made,
     )
 
 
-def _one_writer(world: World, machine: Machine, tier: str) -> None:
-    """Two installations of one epoch never both acknowledge on one tier whose history nothing harmed."""
+def _one_writer(world: World, ended: Ended, tier: str) -> None:
+    """On a tier whose history nothing harmed, two installations of one epoch never both acknowledge, and one whose
+    process began after a takeover's fence stood there does not either."""
+    machine, ours = ended.process.machine, epoch(ended.process.machine)
     if world.storages[tier].history_harmed:
         return
-    for line, other, where, _ in world.acks:
-        if where == tier and other is not machine and line > split(machine, other):
-            raise Violation(f"{machine.name} acknowledged on {tier}, where {other.name} had in line {line}")
+    for ack in world.acks:
+        same = ack.tier == tier and ack.epoch == ours
+        if same and ack.machine is not machine and ack.line > split(machine, ack.machine):
+            raise Violation(
+                f"{machine.name} acknowledged on {tier}, where {ack.machine.name} had in line {ack.line}"
+            )
+    for one in world.written:
+        is_fence = one.tier == tier and one.path.startswith("epochs/") and one.epoch > ours
+        if is_fence and one.line < ended.began:
+            raise Violation(
+                f"{machine.name} (epoch {ours}) acknowledged on {tier}, where epoch {one.epoch} stood since"
+                f" line {one.line}"
+            )
 
 
 def check_believed(world: World, ended: Ended) -> None:
     """What this machine lists as being on a tier is there. Tiers that it had no look at are left out, and those
     whose storage lost something since it began: it cannot know."""
     machine, agent = ended.process.machine, ended.process.agent
-    assert agent is not None
+    if agent is None:
+        return
     state = State.open(machine.folder)
     seen = [tier for tier in agent.tiers.tiers if tier.seen is not None]
     for made, number in listed(world, state).items():
@@ -78,7 +91,9 @@ def check_believed(world: World, ended: Ended) -> None:
             storage = world.storages[tier.name]
             if not made.pruned and storage.rolled_back < ended.began and state.is_on(number, tier.id):
                 _must_be_there(world, machine, storage, made, number)
-                made.acked.setdefault(tier.name, world.now)
+                if tier.name not in made.acked:
+                    made.acked[tier.name] = world.now
+                    world.tell(machine.name, tier.name, "LISTS", number, made.id[:8])
 
 
 def listed(world: World, state: State) -> dict[Made, int]:
@@ -97,24 +112,29 @@ def check_alarm(world: World, ended: Ended) -> None:
     machine = ended.process.machine
     world.tell(machine.name, "ALARM")
     machine.stopped = True
-    for line, other, _, _ in world.written:
-        if other is not machine and line > split(machine, other):
+    ours = epoch(machine)
+    for one in world.written:
+        if one.machine is not machine and one.epoch >= ours and one.line > split(machine, one.machine):
             return
+    if State.open(machine.folder).takeover() is not None:
+        return  # its own takeover, which was not ended
     raise Violation(f"false alarm on {machine.name}: {ended.fault}")
 
 
 def check_equal(world: World, machine: Machine) -> bool:
-    """All tiers hold the same live objects and records. A revision that needs an object which faults destroyed on
-    every tier cannot be written where it is not yet: that is for a repair to name. Gives whether all is there."""
+    """All tiers hold the same live objects and records, from the base on that the last of them starts at. A revision
+    that needs an object which faults destroyed on every tier cannot be written where it is not yet: that is for a
+    repair to name. Gives whether all is there."""
     state = State.open(machine.folder)
-    live = {object_path(o.type, o.name) for o in state.live().values()}
+    start = max(row.start for row in state.tiers())
+    # A tier that starts at a base does not need the lists of the base before.
+    wanted = [o for o in state.live().values() if o.type is not ObjectType.LIST or o.added >= start]
+    live = {object_path(o.type, o.name) for o in wanted}
     gone = live - set().union(*(storage.shared for storage in world.storages.values()))
     if unexplained := gone - set().union(*(storage.harmed for storage in world.storages.values())):
         raise Violation(f"live objects are nowhere, though no fault took them: {sorted(unexplained)[:4]}")
-    found = {
-        name: {path for path in storage.shared if path in live or path.endswith(".record")}
-        for name, storage in world.storages.items()
-    }
+    counted = live | {record_path(number) for number in state.journal if number >= start}
+    found = {name: counted & storage.shared.keys() for name, storage in world.storages.items()}
     for number in state.journal:
         if any(object_path(ref.type, ref.name) in gone for ref in state.record(number).added):
             for paths in found.values():
@@ -125,6 +145,18 @@ def check_equal(world: World, machine: Machine) -> bool:
         told = [f"{path} is not on {n}" for n, paths in found.items() for path in sorted(everything - paths)]
         raise Violation("tiers are not equal after the faults ended: " + "; ".join(told[:6]))
     return not gone
+
+
+def check_listed(world: World, machine: Machine) -> None:
+    """After a takeover with all tiers: what was acknowledged to anybody is listed."""
+    known = listed(world, State.open(machine.folder))
+    for made in world.made.values():
+        if made.pruned or not made.acked or made in known:
+            continue
+        if not all(_was_harmed(world, world.storages[tier], made) for tier in made.acked):
+            raise Violation(
+                f"{machine.name} does not list backup {made.id[:8]}, acknowledged on {sorted(made.acked)}"
+            )
 
 
 def check_nothing_lost(world: World) -> None:

@@ -14,12 +14,14 @@ from typing import Any
 from tests.simulation import checks
 from tests.simulation.machines import Machine, Process
 from tests.simulation.places import Link, Storage
-from tests.simulation.world import Ended, Op, Violation, World
+from tests.simulation.world import Body, Ended, Op, Violation, World, epoch
+from tests.support.formats import PHRASE
 
 from tandem_agent.backup import backup
 from tandem_agent.progress import Progress
 from tandem_agent.resync import sync
 from tandem_agent.state import State
+from tandem_agent.takeover import take_over
 from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import Agent
@@ -30,7 +32,7 @@ FOREVER = 1e12
 LINK_FAULTS = ("away", "cut", "lost", "dropped", "slow")
 AGENT_FAULTS = ("crash", "stop", "state full")
 STORAGE_FAULTS = ("full", "flip object", "flip history", "roll back")
-COPIES = ("clone", "image")
+COPIES = ("clone", "image", "takeover", "takeover")
 
 
 class Scenario:
@@ -43,7 +45,7 @@ class Scenario:
         kinds = LINK_FAULTS + AGENT_FAULTS + STORAGE_FAULTS
         self.faults = {kind for kind in kinds if self.make.random() < 0.35}
         if self.make.random() < 0.3:
-            self.faults.add(self.make.choice(COPIES))
+            self.faults |= {self.make.choice(COPIES), self.make.choice(COPIES)}
         names = sorted(world.storages)
         self.harmed = names if self.make.random() < 0.3 else [self.make.choice(names)]
         self.copies = 0
@@ -73,6 +75,8 @@ class Scenario:
             (3, self.clone, "clone"),
             (3, self.image, "image"),
             (2, self.both, "clone"),
+            (2, self.both, "takeover"),
+            (3, self.take_over, "takeover"),
         ]
         possible = [(weight, act) for weight, act, needs in acts if needs is None or needs in self.faults]
         act = self.make.choices([act for _, act in possible], [weight for weight, _ in possible])[0]
@@ -82,8 +86,12 @@ class Scenario:
         self.keep_images()
 
     def machine(self) -> Machine | None:
-        alive = [machine for machine in self.world.machines if not machine.stopped]
+        alive = self.alive()
         return self.make.choice(alive) if alive else None
+
+    def alive(self) -> list[Machine]:
+        """The machines that may write, as far as they know."""
+        return [machine for machine in self.world.machines if not machine.stopped and epoch(machine)]
 
     async def backup(self) -> None:
         if (machine := self.machine()) is not None:
@@ -101,15 +109,24 @@ class Scenario:
 
     async def both(self) -> None:
         """Two machines at once."""
-        alive = [machine for machine in self.world.machines if not machine.stopped]
+        alive = self.alive()
         chosen = self.make.sample(alive, min(2, len(alive)))
-        await asyncio.gather(*(self.back_up(machine) for machine in chosen))
+        first: list[Awaitable[None]] = [self.back_up(machine) for machine in chosen[:1]]
+        if "takeover" in self.faults and self.make.random() < 0.5:
+            await asyncio.gather(*first, self.take_over())
+        else:
+            await asyncio.gather(*first, *(self.back_up(machine) for machine in chosen[1:]))
 
     async def play(self, machine: Machine, op: Op) -> None:
         """Run one command on a machine with faults around it, and check what came of it."""
+        await self.perform(machine, self.world.with_agent(op))
+
+    async def perform(self, machine: Machine, body: Body) -> Ended:
         process = self.world.process(machine)
         self.arm(process)
-        self.judge(await self.world.run(process, op))
+        ended = await self.world.run(process, body)
+        self.judge(ended)
+        return ended
 
     def judge(self, ended: Ended) -> None:
         if self.world.is_alarm(ended):
@@ -230,8 +247,8 @@ class Scenario:
     async def flip_history(self) -> None:
         storage = self.world.storages[self.make.choice(self.harmed)]
         starts: tuple[str, ...] = ("revisions/", "epochs/", IDENTITY)
-        if any(path.startswith(starts[1:]) for path in storage.flipped):
-            starts = starts[:1]  # with neither identity nor epoch nothing says whose the tier is
+        if "takeover" in self.faults or any(path.startswith(starts[1:]) for path in storage.flipped):
+            starts = starts[:2]  # nothing may be left that says whose the tier is
         self.flip_one(storage, starts)
 
     def flip_one(self, storage: Storage, starts: tuple[str, ...]) -> None:
@@ -273,6 +290,22 @@ class Scenario:
             name = ("beta", "gamma")[self.copies - 1]
             self.world.copy_machine(machine, name, disk, born, machine.files)
 
+    async def take_over(self) -> None:
+        """A machine becomes the one that writes: a new one, or one that is there, stopped or not."""
+        world = self.world
+        if self.make.random() < 0.5 and self.copies < 3:
+            self.copies += 1
+            machine = world.new_machine(("one", "two", "three")[self.copies - 1])
+        else:
+            machine = self.make.choice(world.machines)
+        ended = await self.perform(machine, self.taking_over)
+        if ended.fault is None:
+            machine.stopped = False
+
+    async def taking_over(self, process: Process) -> Any:
+        config = self.world.config(process.machine)
+        return await take_over(config, lambda: PHRASE, lambda *_: False, lambda _: True, Progress())
+
     # The end
 
     async def end(self) -> None:
@@ -283,32 +316,47 @@ class Scenario:
         for machine in world.machines:
             for link in machine.links.values():
                 link.mend()
-        for machine in world.machines:
-            if not machine.stopped:
-                await self.settle(machine)
+        alive = self.alive()
+        if len(world.machines) > 1 or not alive:
+            machine = world.new_machine("omega")
+            await self.in_peace(machine, self.taking_over)
+            checks.check_listed(world, machine)
+            await self.settle(machine)
+            for old in alive:
+                await self.must_not_write(old)
+        else:
+            await self.settle(alive[0])
         checks.check_nothing_lost(world)
+
+    async def must_not_write(self, machine: Machine) -> None:
+        """Another installation has taken over: whoever wrote before is told."""
+        self.change_files(machine)
+        ended = await self.world.run(self.world.process(machine), self.world.with_agent(self.backing_up))
+        self.judge(ended)
+        if not self.world.is_alarm(ended):
+            raise Violation(f"{machine.name} was taken over, and is not told: {ended.fault or 'it wrote'}")
+
+    async def backing_up(self, agent: Agent) -> Any:
+        return await backup(agent, [b"/home"], wait_s=60.0, progress=Progress())
 
     async def settle(self, machine: Machine) -> None:
         """In peace: one synchronisation of each tier, all are equal, and writing goes on."""
         world = self.world
         for _ in range(2 if any(s.harmed for s in world.storages.values()) else 1):
-            ended = await self.in_peace(machine, lambda agent: sync(agent, (), False, Progress(), 60.0))
-            if machine.stopped:
-                return
+            await self.in_peace(machine, world.with_agent(self.levelling))
         whole = checks.check_equal(world, machine)
         self.change_files(machine)
-        ended = await self.in_peace(
-            machine, lambda agent: backup(agent, [b"/x"], wait_s=60.0, progress=Progress())
-        )
-        if machine.stopped:
-            return
+        ended = await self.in_peace(machine, world.with_agent(self.backing_up))
         without = [tier.name for tier in ended.answer.tiers if not tier.has_it]
         if without if whole else len(without) == len(ended.answer.tiers):
             raise Violation(f"in peace a backup of {machine.name} is not on {without}")
 
-    async def in_peace(self, machine: Machine, op: Op) -> Ended:
-        ended = await self.world.run(self.world.process(machine), op)
+    async def levelling(self, agent: Agent) -> Any:
+        return await sync(agent, (), False, Progress(), 60.0)
+
+    async def in_peace(self, machine: Machine, body: Body) -> Ended:
+        ended = await self.world.run(self.world.process(machine), body)
         self.judge(ended)
-        if ended.fault is not None and not machine.stopped:
+        if ended.fault is not None:
             raise Violation(f"in peace {machine.name} failed: {ended.fault}")
         return ended

@@ -14,8 +14,9 @@ from tests.simulation.scenario import Scenario
 from tests.simulation.seams import deterministic
 from tests.simulation.world import Violation, World
 
-from tandem_agent import backup
+from tandem_agent import backup, reading, wiring
 from tandem_agent.database import Database
+from tandem_agent.tiers import importing
 
 STEPS = 12
 LAST_LINES = 120
@@ -39,6 +40,9 @@ def simulate(seed: int, steps: int = STEPS) -> list[str]:
                 deterministic(seed, loop.time),
                 patch.object(backup, "run_backup_pipeline", inline_pipeline),
                 patch.object(Database, "open", world.disks.open),
+                patch.object(wiring, "make_store", world.store),
+                patch.object(importing, "object_folders", world.folders),
+                patch.object(reading, "object_folders", world.folders),
             ):
                 loop.run_until_complete(Scenario(world, steps).run())
         except (Violation, Deadlock) as fault:
