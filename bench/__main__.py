@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from bench import machine, report
+from bench.costs import COST_GROUPS
 from bench.measure import CommandFailed
-from bench.rows import GROUPS, summarise, verdicts
+from bench.rows import GROUPS
 from bench.servers import openssh
 from bench.work import Amounts, Bench, NotPossible
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-QUICK = Amounts(files=5_000, big=128 << 20, rounds=1)
+QUICK = Amounts(files=5_000, big=128 << 20, rounds=1, shrink=20)
+ALL_GROUPS = (*GROUPS, *COST_GROUPS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,14 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         about = machine.describe(root, {**bench.versions, "ssh": machine.ssh_version()})
         about["load before"] = f"{machine.others_at_work():.2f}"
-        bench.run(options.only or GROUPS)
+        bench.run(options.only or ALL_GROUPS)
     except (NotPossible, CommandFailed) as problem:
         print(f"bench: {problem}", file=sys.stderr)
         return 1
     finally:
         shutil.rmtree(root, ignore_errors=True)
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return _conclude(report.Run(settings, about, date, bench.samples), options)
+    return _conclude(report.Run(settings, about, date, bench.samples, bench.timings), options)
 
 
 def _conclude(run: report.Run, options: argparse.Namespace) -> int:
@@ -68,7 +70,7 @@ def _conclude(run: report.Run, options: argparse.Namespace) -> int:
         with open(os.path.join(options.results, "RESULTS.md"), "w", encoding="utf-8") as file:
             file.write(report.markdown(run, changes))
         print(f"\nwritten: {results} and RESULTS.md beside it")
-    return 0 if all(verdict.met is not False for verdict in verdicts(summarise(run.samples))) else 1
+    return 0 if all(verdict.met is not False for verdict in run.verdicts()) else 1
 
 
 def _amounts(options: argparse.Namespace) -> Amounts:
@@ -85,7 +87,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small amounts, one round, nothing written")
     parser.add_argument("--rounds", type=int, help="rounds whose medians count (3)")
-    parser.add_argument("--only", action="append", choices=GROUPS, help="just this part; nothing written")
+    parser.add_argument("--only", action="append", choices=ALL_GROUPS, help="just this part; nothing written")
     parser.add_argument(
         "--without", action="append", choices=("tandem", "restic"), help="leave it out; nothing written"
     )

@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bench.costs import COST_ROWS, Timing, cost_regressions, cost_table, cost_verdicts, medians
 from bench.rows import MB, ROWS, Row, Sample, Summaries, Verdict, regressions, summarise, verdicts
 
 FORMAT = 1
@@ -17,12 +18,17 @@ _HEADS = ("work", "tool", "wall s", "(from to)", "CPU s", "peak MB", "stored MB"
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the benchmark: what was asked for, where, and every sample."""
+    """One run of the benchmark: what was asked for, where, and every sample and timing."""
 
     settings: dict[str, Any]
     machine: dict[str, str]
     date: str
     samples: list[Sample]
+    timings: list[Timing] = field(default_factory=list)
+
+    def verdicts(self) -> list[Verdict]:
+        """Every target of every row, of both kinds."""
+        return verdicts(summarise(self.samples)) + cost_verdicts(medians(self.timings))
 
 
 def table(summaries: Summaries, rows: Sequence[Row] = ROWS) -> list[tuple[str, ...]]:
@@ -65,6 +71,7 @@ def markdown(run: Run, changes: Sequence[str]) -> str:
     """The whole of RESULTS.md."""
     summaries = summarise(run.samples)
     cells = table(summaries)
+    costs = cost_table(medians(run.timings))
     parts = [
         "# Benchmark results",
         "",
@@ -77,9 +84,10 @@ def markdown(run: Run, changes: Sequence[str]) -> str:
         _row(["---", "---", *["--:"] * (len(cells[0]) - 2)]),
         *(_row(line) for line in cells[1:]),
         "",
+        *_markdown_costs(costs),
         "| work | target | found | |",
         "| --- | --- | --- | --- |",
-        *(_row([_title(v), v.target, v.found, _word(v)]) for v in verdicts(summaries)),
+        *(_row([_title(v), v.target, v.found, _word(v)]) for v in run.verdicts()),
         "",
     ]
     if changes:
@@ -87,11 +95,26 @@ def markdown(run: Run, changes: Sequence[str]) -> str:
     return "\n".join(parts)
 
 
+def _markdown_costs(costs: Sequence[Sequence[str]]) -> list[str]:
+    if len(costs) == 1:
+        return []
+    return [
+        "Two tiers over loopback sshd, repository made by a generator (metadata only); a question is one verb",
+        "of a store, all tiers together; contact without, synchronisation with the time of the connection.",
+        "",
+        _row(costs[0]),
+        _row(["---", *["--:"] * (len(costs[0]) - 1)]),
+        *(_row(line) for line in costs[1:]),
+        "",
+    ]
+
+
 def terminal(run: Run, changes: Sequence[str]) -> str:
     """What the command prints at its end."""
-    summaries = summarise(run.samples)
-    judged = [(_title(v), v.target, v.found, _word(v)) for v in verdicts(summaries) if v.met is not None]
-    parts = [aligned(table(summaries)), "", aligned(judged) if judged else "no target was measured"]
+    judged = [(_title(v), v.target, v.found, _word(v)) for v in run.verdicts() if v.met is not None]
+    tables = [table(summarise(run.samples)), cost_table(medians(run.timings))]
+    parts = [part for lines in tables if len(lines) > 1 for part in (aligned(lines), "")]
+    parts.append(aligned(judged) if judged else "no target was measured")
     if changes:
         parts += ["", "slower or larger than the last results:", *(f"  {line}" for line in changes)]
     return "\n".join(parts)
@@ -102,7 +125,8 @@ def changes_since(run: Run, before: Run | None) -> list[str]:
     with."""
     if before is None or before.settings != run.settings:
         return []
-    return regressions(summarise(run.samples), summarise(before.samples))
+    slower = cost_regressions(medians(run.timings), medians(before.timings))
+    return regressions(summarise(run.samples), summarise(before.samples)) + slower
 
 
 def save(run: Run, path: str) -> None:
@@ -112,8 +136,9 @@ def save(run: Run, path: str) -> None:
         "settings": run.settings,
         "machine": run.machine,
         "date": run.date,
-        "targets": [asdict(verdict) for verdict in verdicts(summarise(run.samples))],
+        "targets": [asdict(verdict) for verdict in run.verdicts()],
         "samples": [asdict(sample) for sample in run.samples],
+        "timings": [asdict(timing) for timing in run.timings],
     }
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(document, file, indent=1)
@@ -131,7 +156,8 @@ def load(path: str) -> Run | None:
     if document.get("format") != FORMAT:
         return None
     samples = [Sample(**sample) for sample in document["samples"]]
-    return Run(document["settings"], document["machine"], document["date"], samples)
+    timings = [Timing(**timing) for timing in document.get("timings", ())]
+    return Run(document["settings"], document["machine"], document["date"], samples, timings)
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -139,7 +165,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _title(verdict: Verdict) -> str:
-    return next((row.title for row in ROWS if row.name == verdict.row), verdict.row)
+    return next((row.title for row in (*ROWS, *COST_ROWS) if row.name == verdict.row), verdict.row)
 
 
 def _word(verdict: Verdict) -> str:

@@ -6,6 +6,7 @@ alike. Repositories and restored files are removed as soon as no later row needs
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bench import measure
+from bench.costs import COST_GROUPS, COST_ROWS, CostRow, Timing
 from bench.rows import ROWS, Row, Sample
 from bench.tools import Copy, Job, Remote, Restic, Sftp, Tandem
 
@@ -29,13 +31,15 @@ class NotPossible(Exception):
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much work: files in the tree, bytes in the random file, rounds, seed of both sources."""
+    """How much work: files in the tree, bytes in the random file, rounds, seed of both sources; by which number the
+    million of generated objects is divided."""
 
     files: int = 100_000
     big: int = 2 << 30
     rounds: int = 3
     seed: int = 1
     tree_file: int = 14_000
+    shrink: int = 1
 
     @property
     def tree(self) -> int:
@@ -86,10 +90,12 @@ class Bench:
         )
         self._checked: set[tuple[str, str]] = set()
         self.samples: list[Sample] = []
+        self.timings: list[Timing] = []
         self.versions = {"tandem": Tandem.version(), "restic": Restic.version()}
 
     def run(self, groups: Iterable[str]) -> None:
-        """All rounds of the groups "tree", "big", "sftp". Raises NotPossible, measure.CommandFailed."""
+        """All rounds of the groups "tree", "big", "sftp", "contact", "resync". Raises NotPossible,
+        measure.CommandFailed."""
         wanted = [group for group in ("tree", "big", "sftp") if group in set(groups)]
         free = shutil.disk_usage(self._root).free
         need = self._amounts.disk(wanted)
@@ -104,6 +110,37 @@ class Bench:
                     self._local_round(number, group, source)
             if group != "big" or "sftp" not in wanted:
                 self._forget_source(source)
+        for measured in COST_GROUPS:
+            if measured in set(groups):
+                self._cost_rounds(measured)
+
+    def _cost_rounds(self, group: str) -> None:
+        """Rows of one size share one generated repository: the first is of contact, the second (if any) of what
+        one tier has missed."""
+        sizes: dict[tuple[int, int], list[CostRow]] = {}
+        for row in COST_ROWS:
+            if row.group == group:
+                sizes.setdefault((row.revisions, row.objects), []).append(row)
+        for (revisions, objects), rows in sizes.items():
+            if objects >= 1_000_000:
+                objects //= self._amounts.shrink
+            folder = os.path.join(self._root, "tiers")
+            self._say(f"making a repository of {revisions} revisions and {objects} objects")
+            amounts = (revisions, objects, self._amounts.rounds, self._amounts.seed)
+            command = [sys.executable, "-m", "bench.tiers", folder, *map(str, amounts)]
+            done = subprocess.run(
+                [*command, *(row.name for row in rows)], check=False, capture_output=True, text=True
+            )
+            if done.returncode != 0:
+                raise measure.CommandFailed(f"`{' '.join(command)}`: {done.stderr.strip()[-2_000:]}")
+            for line in done.stdout.splitlines():
+                timing = Timing(**json.loads(line))
+                self.timings.append(timing)
+                self._say(
+                    f"round {timing.round}  {timing.row:32} {timing.seconds * 1000:6.0f} ms  "
+                    f"connection {timing.connect * 1000:5.0f} ms  {timing.questions} questions"
+                )
+            shutil.rmtree(folder)
 
     def _local_round(self, number: int, group: str, source: str) -> None:
         there = self._present(source)

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from bench import report
+from bench.costs import COST_ROWS, Timing, cost_regressions, cost_verdicts, medians
 from bench.measure import CommandFailed, folder_bytes, measure
 from bench.rows import (
     ROWS,
@@ -158,3 +159,35 @@ def test_a_full_disk_is_seen_before_anything_is_made(tmp_path):
     with pytest.raises(NotPossible, match="are needed"):
         bench.run(["tree"])
     assert list(tmp_path.iterdir()) == []
+
+
+def timings(row, seconds, questions=16):
+    return [Timing(row, number, 0.3, found, questions) for number, found in enumerate(seconds, 1)]
+
+
+def test_costs_of_contact_are_medians_with_targets_in_seconds():
+    costs = medians(timings("contact-10", [0.5, 0.19, 0.1]) + timings("resync", [2.0, 2.0, 9.0]))
+    assert (costs["contact-10"].seconds, costs["contact-10"].slowest) == (0.19, 0.5)
+    met = {verdict.row: verdict.met for verdict in cost_verdicts(costs)}
+    assert (met.pop("contact-10"), met.pop("resync")) == (True, False)
+    assert set(met.values()) == {None} and len(met) == len(COST_ROWS) - 2
+
+
+def test_more_questions_than_before_are_told_and_so_is_what_is_slower_beyond_noise():
+    before = medians(timings("contact-10", [0.02]) + timings("resync", [1.0]))
+    now = medians(timings("contact-10", [0.03], questions=18) + timings("resync", [1.3]))
+    assert cost_regressions(now, before) == [
+        "contact-10: 18 questions, was 16",
+        "resync: 1300 ms, was 1000 ms",
+    ]
+    assert cost_regressions(before, before) == []
+
+
+def test_costs_are_written_and_come_back(tmp_path):
+    path = str(tmp_path / "results.json")
+    made = report.Run({}, {}, "2026-01-01 00:00 UTC", [], timings("resync", [0.25]))
+    report.save(made, path)
+    assert report.load(path) == made
+    text = report.markdown(made, [])
+    assert "| one revision of 10 objects, of 1,000,000 | 16 | 300 | 250 | 250 250 |" in text
+    assert "0.250 s  met" in report.terminal(made, [])
