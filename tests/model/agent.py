@@ -9,7 +9,7 @@ from tests.model import syncing, taking, writing
 from tests.model.choosing import live_of
 from tests.model.context import BUDGET, CUT, TAKEOVER, Context, spend
 from tests.model.rules import Rules
-from tests.model.steps import Step
+from tests.model.steps import Step, ran
 from tests.model.things import SNAPSHOTS
 from tests.model.world import IDENTITY_DAMAGED, RUNNING, Inst, Run, State
 from tests.model.writing import removed_by_record
@@ -22,6 +22,7 @@ _STEPS: dict[str, Callable[[Context, State, int, Run], list[Step]]] = {
     "record": writing.record,
     "confirm": writing.confirm,
     "sync": syncing.sync,
+    "copy": syncing.copy,
     "finish": syncing.finish,
     "collect": syncing.collect,
     "purge": syncing.purge,
@@ -67,6 +68,11 @@ def steps_of(ctx: Context, state: State, i: int) -> list[Step]:
             started = state._replace(budget=spend(state.budget, BUDGET.index(purpose)))
         else:
             started = state
+        if purpose == "purge" and not ctx.rules.purge_look:
+            every = (1 << ctx.tiers) - 1
+            run = Run("purge", purpose, every, every)
+            steps.append((f"{i} purges without a look", ran(state, i, run)))
+            continue
         for away, after in _links(ctx, started):
             for extra in extras:
                 label = f"{i} begins {purpose}{''.join(f' of {t}' for t in extra)}{_without(away)}"

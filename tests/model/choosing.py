@@ -6,6 +6,7 @@ What a mutant leaves out is left out here: the question is spoiled, or the answe
 from __future__ import annotations
 
 from tandem_protocol import planning
+from tandem_protocol.history import Live
 from tandem_protocol.names import ObjectType
 from tandem_protocol.planning import TierFacts
 from tandem_protocol.verdict import State as TierState
@@ -92,18 +93,22 @@ def _may_refer(ctx: Context, inst: Inst, chosen: int) -> bool:
     rules = ctx.rules
     live = live_of(ctx, inst).real
     if not rules.dedup_per_tier:
-        live = {name: things.everywhere(found) for name, found in live.items()}
+        live = things.alive_for(live, frozenset())
     if not rules.dedup_live:
         live = things.ever_added(inst.journal)
-    elif rules.dedup_everywhere:
-        live = {name: found for name, found in live.items() if not found.dead}
+    if not rules.dedup_everywhere:
+        live = things.alive_for(live, frozenset(tier_id(t) for t in bits(chosen)))
     asked = [facts(ctx, inst, t, state_of(inst, t)) for t in bits(chosen)]
-    segments = [name for name, found in live.items() if found.type is ObjectType.INDEX]
     if not rules.dedup_all:
-        return any(planning.usable_packs(live, [one], {name_of(0): segments}) for one in asked)
+        return any(_usable(things.alive_for(live, frozenset({one.tier_id})), [one]) for one in asked)
     if not rules.dedup_index:
         pack = live.get(name_of(0))
         return pack is not None and all(one.holds_last(pack) for one in asked)
+    return _usable(live, asked)
+
+
+def _usable(live: Live, asked: list[TierFacts]) -> bool:
+    segments = [name for name, found in live.items() if found.type is ObjectType.INDEX]
     return bool(planning.usable_packs(live, asked, {name_of(0): segments}))
 
 

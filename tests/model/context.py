@@ -27,6 +27,7 @@ class Context:
         self.looks: dict[Any, Any] = {}
         self.plans: dict[Any, Any] = {}
         self.quiet: set[int] = set()
+        self.ends: dict[tuple[int, int], Any] = {}
         # The steps that other modules of the model add; set when they are put together, in `agent`.
         self.join: Any = None
         self.serve: Any = None

@@ -129,6 +129,7 @@ def _unaware(inst: Inst, t: int, away: bool) -> Inst:
     run = inst.run
     if run is not None:
         bit = 1 << t
+        run = run._replace(foreign=run.foreign & ~bit)
         if away:
             run = run._replace(broken=run.broken | bit)
         elif run.step in ("record", "confirm") and run.targets & bit and not run.todo & bit:

@@ -113,6 +113,9 @@ def _believed(ctx: Context, inst: Inst, t: int) -> Believed:
         answered = bool(inst.intent.answered >> t & 1)
         if answered or rules.every_case:
             pending = Pending(inst.intent.number, inst.intent.nonce.to_bytes(24, "big"), answered)
+    elif rules.fence_stays and (fenced := fence_of(inst, row)):
+        # The claim of a takeover or join was answered on every tier that was imported.
+        pending = Pending(fenced, things.real_record(journal[fenced]).nonce, True)
     high = highest_held(journal, row) if rules.lagging else row.last
     known = {n: things.real_record(code) for n, code in enumerate(journal) if code}
     return Believed(
@@ -131,6 +134,13 @@ def _believed(ctx: Context, inst: Inst, t: int) -> Believed:
         imported=bool(row.imported),
         to_compare=bool(row.compare),
     )
+
+
+def fence_of(inst: Inst, row: Row) -> int:
+    """The number of the takeover or join whose claim stands on an imported tier before it holds the base; 0: none."""
+    start = row.start
+    fenced = start > 1 and row.imported and not row.floor and row.missing >> start & 1
+    return start if fenced and inst.journal[start] else 0
 
 
 def numbers_read(ctx: Context, disk: Disk, inst: Inst, row: Row) -> set[int]:

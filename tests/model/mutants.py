@@ -18,7 +18,7 @@ BUDGETS: dict[str, dict[str, int]] = {
     "net_effect": {"backup": 2, "prune": 1, "cut": 1, "collect": 1, "purge": 1},
     "dedup_live": {"backup": 2, "prune": 1, "cut": 1, "collect": 1, "purge": 1},
     "record_then_remove": {"backup": 1, "prune": 1, "crash": 1},
-    "quarantine": {"backup": 2, "prune": 1, "collect": 1, "fresh": 1, "takeover": 1, "cut": 1},
+    "quarantine": {"backup": 2, "prune": 1, "collect": 1, "fresh": 1, "takeover": 1},
     "orphans_named": {"backup": 2, "check": 1, "damage": 1},
     "mend": {"backup": 1, "damage": 1},
     "repair": {"backup": 1, "wipe": 1, "cut": 1},
@@ -31,7 +31,7 @@ BUDGETS: dict[str, dict[str, int]] = {
     "claims_too": {"backup": 1, "fresh": 1, "takeover": 1, "snap": 1, "roll": 1},
     "bytes": {"backup": 1, "clone": 1, "crash": 1},
     "last_on_checkpointed": {"long": 1, "cut": 1},
-    "on_needs_before": {"backup": 2, "cut": 2},
+    "on_needs_before": {"backup": 2, "cut": 2, "vanish": 1},
     "dedup_good": {"backup": 2, "vanish": 1, "read": 1},
     "dedup_index": {"backup": 2, "vanish": 1, "read": 1},
     "dedup_last_added": {"backup": 3, "prune": 1, "cut": 3, "collect": 1},
@@ -41,19 +41,22 @@ BUDGETS: dict[str, dict[str, int]] = {
     "no_mirror": {"backup": 1, "fresh": 1, "takeover": 1, "cut": 2, "full": 1},
     "exclusive": {"backup": 1, "clone": 1},
     "numbers_once": {"backup": 2, "crash": 1, "cut": 1},
-    "join_voids": {"backup": 2, "prune": 1, "fresh": 1, "takeover": 1, "cut": 2},
+    "join_voids": {"backup": 2, "prune": 1, "fresh": 1, "takeover": 1, "cut": 3, "in_turn": 1},
     "rollback_own": {"backup": 1, "snap": 1, "roll": 1},
     "foreign_own": {"backup": 1, "clone": 1},
     "holds_durable": {"backup": 1, "snap": 1, "roll": 1, "crash": 1},
-    "dedup_all": {"backup": 2, "cut": 1},
-    "purge_look": {"backup": 1, "prune": 1, "collect": 1, "purge": 1, "fresh": 1, "takeover": 1, "cut": 1},
+    "dedup_all": {"backup": 2, "prune_one": 1, "collect": 1, "purge": 1},
+    "purge_look": {"backup": 2, "prune": 1, "collect": 1, "purge": 1, "fresh": 1, "takeover": 1},
     "repair_all": {"backup": 1, "repair": 1, "cut": 2},
     "close_foreign": {"fresh": 1, "takeover": 1, "crash": 1, "lost": 1},
-    "dedup_everywhere": {"backup": 2, "prune_one": 1, "cut": 1},
+    "dedup_everywhere": {"backup": 2, "prune_one": 1, "cut": 1, "collect": 1, "purge": 1},
+    "fence_stays": {"backup": 1, "fresh": 1, "takeover": 1, "snap": 1, "roll": 1},
+    "list_again": {"backup": 1, "fresh": 1, "takeover": 1, "snap": 1, "roll": 1},
+    "sync_sizes": {"backup": 1, "cut": 1, "snap": 1, "roll": 1},
     "raise_after_loss": {"backup": 1, "fresh": 1, "takeover": 1},
 }
 
 
 def configuration_for(rule: str) -> Configuration:
     """Small enough that the shortest run is found soon."""
-    return configuration(f"without {rule}", **BUDGETS[rule])
+    return configuration(f"without {rule}", **{"tiers": 2, **BUDGETS[rule]})  # type: ignore[arg-type]

@@ -5,12 +5,13 @@ A step is a pair of a label and what comes of it: a `State`, or the text of a br
 
 from __future__ import annotations
 
+from tandem_protocol.revision import Kind
 from tandem_protocol.verdict import Case
 from tandem_protocol.verdict import State as TierState
 from tests.model import things
 from tests.model.choosing import live_of, restorable
 from tests.model.context import CRASH, LOST, Context, spend
-from tests.model.looking import ALARM, Look, epoch_of, look
+from tests.model.looking import ALARM, Look, epoch_of, fence_of, look
 from tests.model.things import DAMAGED, DATA, INDEXES, SNAPSHOTS, bits, claim
 from tests.model.world import (
     STOPPED,
@@ -152,9 +153,11 @@ def said_on(ctx: Context, inst: Inst, t: int, backup: Backup) -> bool:
     ours = inst.journal[number] == backup.record
     if not ours and (inst.journal[number] or number >= row.start or not row.imported):
         return False
-    live = live_of(ctx, inst).on[t]
-    if not (live & doc.added & SNAPSHOTS and live & DATA and live & INDEXES):
-        return False  # pruned there, or a repair has named what it needs: it is reported as damaged
+    live = live_of(ctx, inst)
+    if not live.on[t] & doc.added & SNAPSHOTS:
+        return False
+    if not ours and not (live.anywhere & DATA and live.anywhere & INDEXES):
+        return False  # found by its snapshot alone, and not whole
     if row.confirmed >> number & 1:
         return True
     if not ctx.rules.on_needs_before and ours and not row.missing >> number & 1:
@@ -187,8 +190,8 @@ def _is_named(there: int, record: int) -> bool:
     """Whether the record stands there, or its damage, or what a takeover closed its damage with."""
     if there in (record, DAMAGED) or not there:
         return bool(there)
-    doc, ours = things.docs[there], things.docs[record]
-    return doc.nonce == ours.nonce and doc.cert != ours.cert
+    doc = things.docs[there]
+    return doc.kind is Kind.ABORTED and doc.cert != things.docs[record].cert
 
 
 def confirmed(
@@ -197,6 +200,9 @@ def confirmed(
     """As `State.confirm`: tier ``t`` holds ``numbers`` (a mask), of which ``last`` was created last."""
     inst = state.insts[i]
     row = inst.rows[t]
+    if ctx.rules.list_again and numbers >> fence_of(inst, row) & 1:
+        # What was listed before the base stood there may have been rolled back since.
+        row = row._replace(lacking=row.lacking | live_of(ctx, inst).on[t] & ~state.disks[t].objs)
     row = row._replace(
         missing=row.missing & ~numbers,
         last=last or row.last,

@@ -9,11 +9,12 @@ from __future__ import annotations
 from tandem_protocol.verdict import Case
 from tests.model import choosing, things
 from tests.model.choosing import live_of
-from tests.model.context import CRASH, LOST, Context
+from tests.model.context import Context
 from tests.model.steps import (
     Step,
     confirmed,
     ended,
+    is_genuine,
     is_usable,
     noted_lacking,
     put_record,
@@ -72,43 +73,56 @@ def _is_full(inst: Inst, t: int, run: Run) -> bool:
 
 
 def sync(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
-    """The first half for one tier: claims, what is not there noted, what can be had copied."""
+    """The first part for one tier: claims of all that it misses."""
     t = next(bits(run.todo))
     inst, disk = state.insts[i], state.disks[t]
-    label = f"{i} copies to {t}"
-    claimed = claims_put(ctx, inst, disk, inst.rows[t].missing)
+    label = f"{i} claims what {t} misses"
+    claimed = claims_put(ctx, inst, inst.rows[t], disk, inst.rows[t].missing)
     if claimed is None:
         after, seen = visit(ctx, state, i, t)
         if seen is None or isinstance(after, str):
             return [(f"{label}: something else is there", after)]
         state, inst, disk = after, after.insts[i], after.disks[t]
-        claimed = claims_put(ctx, inst, disk, inst.rows[t].missing)
+        claimed = claims_put(ctx, inst, inst.rows[t], disk, inst.rows[t].missing)
         if claimed is None or not is_usable(seen):
             return [(f"{label}: something else is there", _go_on(ctx, state, i, without(run, t)))]
+    if claimed == disk:
+        return copy(ctx, state, i, run)
+    effect = state._replace(disks=with_disk(state.disks, t, claimed))
+    steps: list[Step] = [(label, ran(effect, i, run._replace(step="copy")))]
+    steps += cut(state, i, t, run, label, _go_on, ctx)
+    return steps + torn(ctx, label, effect, i, _go_on(ctx, effect, i, without(run, t)))
+
+
+def copy(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
+    """The second part: what is not there noted, what can be had copied."""
+    t = next(bits(run.todo))
+    inst, disk = state.insts[i], state.disks[t]
+    label = f"{i} copies to {t}"
     on = live_of(ctx, inst).on[t]
-    wanted = on if _is_full(inst, t, run) else choosing.lacks(ctx, inst, t)
-    believed_good = on & ~choosing.lacks(ctx, inst, t)
-    inst = noted_lacking(inst, t, wanted & believed_good & ~disk.objs)
+    lacked = choosing.lacks(ctx, inst, t)
+    wanted = on if _is_full(inst, t, run) else lacked
+    inst = noted_lacking(inst, t, wanted & on & ~lacked & ~disk.objs)
     # What was found bad before and still is goes to quarantine, to make room for good bytes.
-    aside = wanted & inst.rows[t].lacking & claimed.bad
-    claimed = claimed._replace(objs=claimed.objs & ~aside, bad=claimed.bad & ~aside, gone=claimed.gone | aside)
+    aside = wanted & inst.rows[t].lacking & disk.bad
+    disk = disk._replace(objs=disk.objs & ~aside, bad=disk.bad & ~aside, gone=disk.gone | aside)
     source = disk.quar
     for other in bits(run.reach & ~(1 << t)):
         there = state.disks[other]
-        tried = wanted & ~claimed.objs & there.bad
-        known = tried & live_of(ctx, inst).on[other] & ~choosing.lacks(ctx, inst, other)
+        known = wanted & ~disk.objs & there.bad & live_of(ctx, inst).on[other] & ~choosing.lacks(ctx, inst, other)
         inst = noted_lacking(inst, other, known)
         source |= (there.objs & ~there.bad) | there.quar
-    copied = wanted & ~claimed.objs & source
-    full = claimed._replace(objs=claimed.objs | copied, gone=claimed.gone & ~copied)
+    copied = wanted & ~disk.objs & source
+    full = disk._replace(objs=disk.objs | copied, gone=disk.gone & ~copied)
     if not ctx.rules.no_mirror:
         full = full._replace(objs=full.objs & on)
-    nothing = with_inst(state, i, inst)._replace(disks=with_disk(state.disks, t, claimed))
     effect = with_inst(state, i, inst)._replace(disks=with_disk(state.disks, t, full))
-    steps: list[Step] = [(label, ran(effect, i, run._replace(step="finish")))]
-    steps += cut(state, i, t, run, label, _go_on, ctx)
-    if copied and state.budget[CRASH] + state.budget[LOST]:
-        steps += torn(ctx, f"{label}: claims only", nothing, i, _go_on(ctx, nothing, i, without(run, t)))
+    onward = run._replace(step="finish", added=wanted & full.objs)
+    steps: list[Step] = [(label, ran(effect, i, onward))]
+    if copied:
+        left = without(run, t)._replace(step="sync")
+        steps += cut(state, i, t, run._replace(step="sync"), label, _go_on, ctx)
+        steps += torn(ctx, label, effect, i, _go_on(ctx, effect, i, left))
     return steps
 
 
@@ -120,7 +134,7 @@ def finish(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     row = inst.rows[t]
     on = live_of(ctx, inst).on[t]
     held = on & ~choosing.lacks(ctx, inst, t)
-    present = held | disk.objs
+    present = held | run.added
     numbers = choosing.writable(ctx, inst, t, present)
     order = list(bits(numbers))
     if run.broken >> t & 1 and ctx.rules.new_session:
@@ -129,7 +143,7 @@ def finish(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
         if seen is None or isinstance(after, str):
             return [(f"{label}: new session", after)]
         if not is_usable(seen):
-            return [(f"{label}: new session", _go_on(ctx, after, i, without(run, t)._replace(step="sync")))]
+            return [(f"{label}: new session", _go_on(ctx, after, i, without(run, t)._replace(step="sync", added=0)))]
         state, inst, disk, row = after, after.insts[i], after.disks[t], after.insts[i].rows[t]
     stages = _records_put(ctx, inst, disk, order)
     if stages is None:
@@ -139,19 +153,20 @@ def finish(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
         state, inst, disk = after, after.insts[i], after.disks[t]
         stages = _records_put(ctx, inst, disk, order)
         if stages is None or not is_usable(seen):
-            left = without(run, t)._replace(step="sync")
+            left = without(run, t)._replace(step="sync", added=0)
             return [(f"{label}: something else is there", _go_on(ctx, state, i, left))]
     done = state._replace(disks=with_disk(state.disks, t, stages[-1]))
     steps: list[Step] = []
     after, seen = visit(ctx, done, i, t)
-    onward = run._replace(step="sync", todo=run.todo & ~(1 << t))
+    onward = run._replace(step="sync", todo=run.todo & ~(1 << t), added=0)
     if seen is None or isinstance(after, str):
         return [(label, after)]
-    if seen.case is not Case.LEVEL or not stand(after.disks[t], numbers):
+    kept = not run.added & ~after.disks[t].objs or not ctx.rules.sync_sizes
+    if seen.case is not Case.LEVEL or not stand(after.disks[t], numbers) or not kept:
         steps.append((f"{label}: not confirmed", _go_on(ctx, after, i, without(onward, t))))
     else:
-        steps.append((label, _completed(ctx, after, i, t, numbers, onward, on)))
-    steps += cut(state, i, t, run._replace(step="sync"), label, _go_on, ctx)
+        steps.append((label, _completed(ctx, after, i, t, numbers, onward, run.added)))
+    steps += cut(state, i, t, run._replace(step="sync", added=0), label, _go_on, ctx)
     for number, stage in zip(order, stages[1:], strict=True):
         effect = state._replace(disks=with_disk(state.disks, t, stage))
         left_state = _go_on(ctx, effect, i, without(onward, t))
@@ -171,15 +186,15 @@ def _records_put(ctx: Context, inst: Inst, disk: Disk, order: list[int]) -> list
 
 
 def _completed(
-    ctx: Context, state: State, i: int, t: int, numbers: int, run: Run, on: int
+    ctx: Context, state: State, i: int, t: int, numbers: int, run: Run, present: int
 ) -> State | str:
     inst = state.insts[i]
     row = inst.rows[t]
     full = _is_full(inst, t, run)
     disk = state.disks[t]
-    lacking = row.lacking & ~(disk.objs & ~disk.bad)
+    lacking = row.lacking & ~(present & ~disk.bad)
     if full:
-        lacking |= on & ~disk.objs
+        lacking |= live_of(ctx, inst).on[t] & ~present
     row = row._replace(lacking=lacking, compare=0 if full else row.compare)
     state = with_inst(state, i, with_row(inst, t, row))
     last = numbers.bit_length() - 1 if numbers else 0
@@ -196,7 +211,10 @@ def collect(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     if ctx.rules.net_effect:
         dead &= ~live_of(ctx, inst).on[t]
     quar = disk.quar | dead if ctx.rules.quarantine else disk.quar
-    after = state._replace(disks=with_disk(state.disks, t, disk._replace(objs=disk.objs & ~dead, quar=quar)))
+    # What an installation that was superseded takes away is found by an audit, not by a look.
+    gone = disk.gone | dead if is_genuine(state, i) else disk.gone
+    moved = disk._replace(objs=disk.objs & ~dead, quar=quar, gone=gone)
+    after = state._replace(disks=with_disk(state.disks, t, moved))
     label = f"{i} collects on {t}"
     return [(label, _go_on(ctx, after, i, run)), *cut(state, i, t, run, label, _go_on, ctx)]
 

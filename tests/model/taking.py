@@ -7,6 +7,7 @@ claim are a fence before anything is read; what a tier showed is forgotten in a 
 from __future__ import annotations
 
 from tandem_protocol import joining
+from tandem_protocol.lists import ListEntry
 from tandem_protocol.revision import Kind, Record
 from tandem_protocol.verdict import Fault
 from tests.model import things
@@ -50,7 +51,10 @@ def begin(ctx: Context, state: State, i: int, away: int) -> State | str:
         epoch = max([epoch, *(e for e, code in enumerate(disk.epochs) if code and code != inst.cert)])
     if not reach:
         return ended(state, i)
-    if ours is None or ours.number <= highest or ours.epoch <= epoch:
+    lost = ours is not None and (ours.number < highest or ours.epoch < epoch)
+    if ctx.rules.raise_after_loss and ours is not None:
+        lost = ours.number <= highest or ours.epoch <= epoch
+    if ours is None or lost:
         number, epoch = highest + 1, epoch + 1
         if ours is not None:
             number, epoch = max(number, ours.number + 1), max(epoch, ours.epoch + 1)
@@ -101,7 +105,9 @@ def fence(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     first = put_epoch(ctx, state.disks[t], inst.cert)
     disk = None if first is None else put_claim(ctx, first, inst.cert, asked.nonce, asked.number)
     if first is None or disk is None:
-        return [(f"{label}: lost to another", _again(ctx, state, i, t, run))]
+        # The epoch file stays, if it was not that one.
+        half = state if first is None else state._replace(disks=with_disk(state.disks, t, first))
+        return [(f"{label}: lost to another", _again(ctx, half, i, t, run))]
     effect = state._replace(disks=with_disk(state.disks, t, disk))
     steps: list[Step] = [(label, _fenced(ctx, effect, i, run))]
     steps += cut(state, i, t, run, label, _fenced, ctx)
@@ -223,11 +229,23 @@ def _united(ctx: Context, state: State, i: int, run: Run, imported: int) -> Stat
     return with_inst(state, i, after._replace(run=run))
 
 
+def _lists(sides: tuple[SideKey, ...]) -> dict[bytes, list[ListEntry]]:
+    """The lists of the bases that stand there: who can read the record can read them."""
+    found: dict[bytes, list[ListEntry]] = {}
+    for _, disk in sides:
+        for code in disk.records:
+            if code > DAMAGED:
+                found |= things.lists_of(code)
+    return found
+
+
 def _heard(inst: Inst, sides: tuple[SideKey, ...]) -> tuple[bytes, ...]:
     found = set(inst.heard)
     for _, disk in sides:
         found |= {things.real_claim(code).nonce for code in disk.claims if code > DAMAGED}
         found |= {things.real_record(code).nonce for code in disk.records if code > DAMAGED}
+    if inst.intent is not None:
+        found.discard(inst.intent.nonce.to_bytes(24, "big"))
     return tuple(sorted(found))
 
 
@@ -268,7 +286,7 @@ def _takeover(
     ctx: Context, inst: Inst, asked: Intent, sides: tuple[SideKey, ...], imported: int
 ) -> Inst:
     real = [_real_side(t, disk) for t, disk in sides]
-    union = joining.unite(real, things.all_lists())
+    union = joining.unite(real, _lists(sides))
     live = union.live
     if not ctx.rules.keep_unnamed:
         live = {name: found for name, found in live.items() if name not in union.kept}
@@ -313,7 +331,7 @@ def _join(ctx: Context, inst: Inst, asked: Intent, sides: tuple[SideKey, ...], i
             named |= 1 << bit
     union = joining.unite(
         real,
-        things.all_lists(),
+        _lists(sides),
         {things.real_record(code).hash for code in known},
         {name_of(b) for b in bits(named)},
     )

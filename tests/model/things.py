@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from tandem_protocol.history import Live, LiveObject, apply, live_from_lists
+from tandem_protocol.history import Live, apply, live_from_lists
 from tandem_protocol.lists import ListEntry
 from tandem_protocol.names import ObjectType
 from tandem_protocol.revision import Certificate, Claim, Kind, ObjectRef, Record, Removal
@@ -120,8 +120,6 @@ def record(doc: RecordDoc) -> int:
     code, new = _intern(("record", doc))
     if new:
         docs[code] = doc
-        if doc.lives:
-            _lists[_list_name(code)] = _entries(doc.lives)
         _records[code] = _real(doc, code)
     return code
 
@@ -217,9 +215,12 @@ def _replayed(codes: list[int]) -> Live:
     return live
 
 
-def everywhere(found: LiveObject) -> LiveObject:
-    """As if it had been removed for no single tier."""
-    return replace(found, dead=frozenset())
+def alive_for(live: Live, tiers: frozenset[bytes]) -> Live:
+    """As if nothing had been removed for single tiers but for ``tiers``."""
+    return {
+        name: found if found.dead & tiers else replace(found, dead=frozenset())
+        for name, found in live.items()
+    }
 
 
 def ever_added(journal: tuple[int, ...]) -> Live:
@@ -246,9 +247,7 @@ def _list_name(code: int) -> bytes:
     return b"list" + code.to_bytes(28, "big")
 
 
-_lists: dict[bytes, list[ListEntry]] = {}
-
-
-def all_lists() -> dict[bytes, list[ListEntry]]:
-    """The content of the lists of every base, by name: who can read the record can read them."""
-    return _lists
+def lists_of(code: int) -> dict[bytes, list[ListEntry]]:
+    """The lists of a base by name, {} for any other record."""
+    lives = docs[code].lives
+    return {_list_name(code): _entries(lives)} if lives else {}

@@ -5,7 +5,7 @@ Named tuples of ints all through, so that a state is hashed and compared in one 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.model.things import NUMBERS
 
@@ -104,8 +104,22 @@ class State(NamedTuple):
     budget: tuple[int, ...]
 
 
-EPOCHS = 5
+EPOCHS = 8
 NOTHING = (0,) * NUMBERS
+
+
+def _quick(cls: Any) -> None:
+    """Give a named tuple a `_replace` without loops: half of a search's time goes there."""
+    names = cls._fields
+    arguments = ", ".join(f"{name}=keep" for name in names)
+    values = ", ".join(f"self[{n}] if {name} is keep else {name}" for n, name in enumerate(names))
+    scope: dict[str, Any] = {"keep": object(), "new": tuple.__new__, "cls": cls}
+    exec(f"def _replace(self, *, {arguments}):\n    return new(cls, ({values},))", scope)  # noqa: S102 (our own fields)
+    cls._replace = scope["_replace"]
+
+
+for _cls in (Disk, Row, Intent, Run, Inst, Backup, State):
+    _quick(_cls)
 
 
 def put(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:

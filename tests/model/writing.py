@@ -14,7 +14,7 @@ from tandem_protocol.verdict import Case
 from tests.model import choosing, things
 from tests.model.choosing import live_of
 from tests.model.context import CUT, Context, spend
-from tests.model.looking import epoch_of
+from tests.model.looking import epoch_of, fence_of
 from tests.model.steps import (
     Step,
     confirmed,
@@ -149,14 +149,16 @@ def written_records(
     ctx: Context, state: State, i: int, t: int, numbers: int, run: Run, label: str, onward: Onward
 ) -> list[Step]:
     """Claims, then records of ``numbers`` on a tier, the highest last, a look, and they are confirmed."""
-    stages = _stages(ctx, state.insts[i], state.disks[t], numbers)
+    if not numbers:
+        return [(f"{label}: not any more", onward(ctx, state, i, run))]
+    stages = _stages(ctx, state.insts[i], state.insts[i].rows[t], state.disks[t], numbers)
     if stages is None:
         # Damaged or foreign: a look tells which, and mends what is ours.
         after, seen = visit(ctx, state, i, t)
         if seen is None or isinstance(after, str):
             return [(f"{label}: something else is there", after)]
         state = after
-        stages = _stages(ctx, state.insts[i], state.disks[t], numbers)
+        stages = _stages(ctx, state.insts[i], state.insts[i].rows[t], state.disks[t], numbers)
         if stages is None or not is_usable(seen):
             return [(f"{label}: something else is there", onward(ctx, state, i, without(run, t)))]
     steps: list[Step] = []
@@ -176,9 +178,9 @@ def written_records(
     return steps
 
 
-def _stages(ctx: Context, inst: Inst, disk: Disk, numbers: int) -> list[tuple[str, Disk]] | None:
+def _stages(ctx: Context, inst: Inst, row: Row, disk: Disk, numbers: int) -> list[tuple[str, Disk]] | None:
     """The tier with the claims, then with one record after the other; None if something else is there."""
-    at = claims_put(ctx, inst, disk, numbers)
+    at = claims_put(ctx, inst, row, disk, numbers)
     if at is None:
         return None
     stages = [("claims", at)]
@@ -190,11 +192,12 @@ def _stages(ctx: Context, inst: Inst, disk: Disk, numbers: int) -> list[tuple[st
     return stages
 
 
-def claims_put(ctx: Context, inst: Inst, disk: Disk, numbers: int) -> Disk | None:
+def claims_put(ctx: Context, inst: Inst, row: Row, disk: Disk, numbers: int) -> Disk | None:
     """Our epoch and the claims of ``numbers`` of the journal; None if something else is there."""
     after = put_epoch(ctx, disk, inst.cert)
+    fenced = fence_of(inst, row) if ctx.rules.fence_stays else 0
     for number in bits(numbers):
-        if after is not None:
+        if after is not None and number != fenced:
             after = put_claim(ctx, after, inst.cert, things.docs[inst.journal[number]].nonce, number)
     return after
 
@@ -436,11 +439,21 @@ def deciding(ctx: Context, state: State, i: int, run: Run) -> State:
     elif kind is Kind.PRUNE:
         backups = tuple(_let_go(backup, removed, ctx.tiers) for backup in backups)
     inst = decided(ctx, inst, code)
+    if kind is Kind.REPAIR:
+        live = live_of(ctx, inst).anywhere
+        backups = tuple(_reported(backup, live, ctx.tiers) for backup in backups)
     if kind is Kind.TIERS:
         t, n = int(str(run.extra[-1])), asked.number
         new = Row(n, 1 << n, last=0, generation=inst.rows[t].generation + 1, floor=n)
         inst = with_row(inst, t, new)
     return with_inst(state, i, inst)._replace(backups=backups)
+
+
+def _reported(backup: Backup, live: int, tiers: int) -> Backup:
+    """A backup that needs what was given up is reported as damaged: it is said to be nowhere from now on. One that
+    some tier is held to must not come to that."""
+    whole = live & DATA and live & INDEXES and live & things.docs[backup.record].added & SNAPSHOTS
+    return backup if whole or backup.demand else backup._replace(pruned=(1 << tiers) - 1)
 
 
 def _lives_after(ctx: Context, inst: Inst) -> tuple[tuple[int, int], ...]:
@@ -501,11 +514,14 @@ def _looked(ctx: Context, state: State, i: int, t: int, run: Run, number: int) -
     after, seen = visit(ctx, state, i, t)
     if seen is None or isinstance(after, str):
         return after
-    disk = after.disks[t]
-    claimed = stand(disk, 1 << number) or not ctx.rules.claims_too
-    if is_usable(seen) and claimed and not run.added & ~disk.objs:
+    if is_usable(seen) and _all_there(ctx, after.disks[t], number, run):
         return _after_record(ctx, after, i, run)
     return _after_record(ctx, after, i, without(run, t))
+
+
+def _all_there(ctx: Context, disk: Disk, number: int, run: Run) -> bool:
+    """Claim, record, and what was added, by size."""
+    return (stand(disk, 1 << number) or not ctx.rules.claims_too) and not run.added & ~disk.objs
 
 
 def _after_record(ctx: Context, state: State, i: int, run: Run) -> State:
@@ -528,11 +544,14 @@ def confirm(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
             return [(f"{label}: new session", gone)]
         if gone is not None:
             state = gone
+        elif ctx.rules.new_session and not _all_there(ctx, state.disks[t], asked.number, run):
+            run = without(run, t)
     if not run.targets:
         return [(f"{label}: none is left", lost_all(ctx, state, i))]
     kind = run.extra[0]
-    if kind is Kind.BACKUP and run.targets & run.foreign:
-        where = names(run.targets & run.foreign)
+    foreign = run.targets & run.foreign
+    if kind is Kind.BACKUP and foreign and foreign_on(ctx, state, i, foreign):
+        where = names(foreign)
         return [(label, f"P3: installation {i} acknowledges on {where}, where another one had written before")]
     for t in bits(run.targets):
         inst = state.insts[i]
