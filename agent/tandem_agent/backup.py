@@ -27,7 +27,7 @@ from tandem_agent.tiers.readers import readers
 from tandem_agent.tiers.targets import reachable_targets, wait_until_held
 from tandem_agent.wiring import Agent
 from tandem_protocol.errors import TandemError, printable
-from tandem_protocol.names import object_name
+from tandem_protocol.names import ObjectType, object_name
 from tandem_protocol.planning import trusted_up_to
 from tandem_protocol.revision import Kind
 from tandem_protocol.snapshot import Snapshot, encode_snapshot
@@ -77,9 +77,12 @@ async def backup(
     progress.phase = "contacting tiers"
     targets = await reachable_targets(agent.tiers, wait_s, progress=progress)
     about = _about(started)
-    live = agent.state.live()
     index, notices = await open_index(
-        os.path.join(agent.cache_dir, "index"), agent.ring, live, readers(agent.tiers)
+        os.path.join(agent.cache_dir, "index"),
+        agent.ring,
+        agent.state.live_of(ObjectType.INDEX),
+        readers(agent.tiers),
+        packs=lambda: agent.state.live_of(ObjectType.PACK),
     )
     cache = FilesCache(os.path.join(agent.cache_dir, "files.sqlite"), agent.ring.repository_id)
     try:

@@ -146,9 +146,11 @@ async def open_index(
     live: Objects,
     tiers: Sequence[NamedStore],
     damage: list[Damage] | None = None,
+    packs: Callable[[], Objects] | None = None,
 ) -> tuple[BlobIndex, list[str]]:
     """The blob index in ``folder``, up to date with ``live``; one that is damaged is made afresh. Also notices;
-    ``damage`` is as in `update_index`."""
+    ``damage`` is as in `update_index`. ``packs`` gives the live packs where ``live`` has only the segments: they are
+    needed only if segments were lost."""
     notices: list[str] = []
     try:
         index = BlobIndex(folder)
@@ -163,7 +165,7 @@ async def open_index(
             ring,
             segments,
             tiers,
-            lambda: {n: o for n, o in live.items() if o.type is ObjectType.PACK},
+            packs or (lambda: {n: o for n, o in live.items() if o.type is ObjectType.PACK}),
             damage,
         )
         await asyncio.to_thread(index.flush)
