@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from itertools import chain, islice
 from typing import Any
 
 from tandem_agent.engine.blobindex import BlobIndex
@@ -31,6 +32,9 @@ CHECKPOINT_S = 300.0
 
 CHECKPOINT_OBJECTS = MAX_OBJECTS // 2
 """Objects after which it is closed in any case: a record names at most twice as many."""
+
+PACKS_AT_ONCE = 10_000
+"""Packs that are looked up together when it is asked which may be referred to."""
 
 
 class BackupWriter:
@@ -185,7 +189,12 @@ def _budgets(agent: Agent) -> dict[bytes, LagBudget]:
 def _usable_numbers(agent: Agent, targets: list[Tier], index: BlobIndex) -> set[int]:
     """Numbers of the packs that deduplication may refer to: see `usable_packs`."""
     naming = index.naming()
-    numbers = index.pack_names()
-    named = {name: naming.get(number, ()) for name, number in numbers.items()}
-    usable = usable_packs(agent.state.live(), [tier.facts() for tier in targets], named)
-    return {numbers[name] for name in usable}
+    facts = [tier.facts() for tier in targets]
+    usable: set[int] = set()
+    numbers = iter(index.pack_names().items())
+    while some := dict(islice(numbers, PACKS_AT_ONCE)):
+        # Some at a time: of a million packs the numbers fit into memory, all that is live does not.
+        named = {name: naming.get(number, ()) for name, number in some.items()}
+        live = agent.state.live_among({*named, *chain.from_iterable(named.values())})
+        usable |= {some[name] for name in usable_packs(live, facts, named)}
+    return usable
