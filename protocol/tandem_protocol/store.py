@@ -40,6 +40,9 @@ class Store(ABC):
     parallel: int = 1
     """How many verbs may be under way at once in one session."""
 
+    uploads: int = 1
+    """How many large `put` at once get more through than one alone: several where the way is long."""
+
     @abstractmethod
     async def open(self) -> None:
         """Begin a session; a new one after `close`. A root that is not there is `Absent` (not mounted),

@@ -18,6 +18,7 @@ from tandem_agent.places import parse_place
 from tandem_agent.progress import Progress
 from tandem_agent.resync import sync
 from tandem_agent.tiers.pace import DEFAULT_BYTES, DEFAULT_SECONDS, LagBudget, Pace
+from tandem_agent.tiers.sending import SENDERS
 from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
@@ -237,6 +238,40 @@ async def test_without_budgets_nobody_leaves_for_being_slow(
     assert not task.done()
     gate.opened.set()
     assert await task == ["vault", "remote"]
+
+
+@pytest.mark.parametrize(("uploads", "at_once"), [(1, 1), (2, 2), (3, 3), (1000, SENDERS)])
+async def test_where_the_way_is_long_several_are_put_at_once_and_all_of_them_end_when_it_leaves(
+    office: Office, monkeypatch: pytest.MonkeyPatch, uploads: int, at_once: int
+) -> None:
+    tiers = office.open()
+    remote = tiers.tiers[1]
+    targets = await reachable_targets(tiers, 1.0)
+    monkeypatch.setattr(remote.store, "uploads", uploads)
+    revision = await Revision.begin(tiers, targets, Progress(), None, budget(remote, 1 << 20, 0))
+    gate = Gate(remote, 0, monkeypatch)
+    await add(revision, 6)
+    await turns()
+    assert (len(gate.asked), gate.cancelled, len(revision.targets)) == (at_once, 0, 2)
+    assert await asyncio.wait_for(commit(revision), 30) == ["vault"]
+    assert gate.cancelled == at_once
+
+
+async def test_a_fault_of_one_of_several_uploads_ends_them_and_the_other_tier_goes_on(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiers = office.open()
+    remote = tiers.tiers[1]
+    targets = await reachable_targets(tiers, 1.0)
+    monkeypatch.setattr(remote.store, "uploads", 3)
+    revision = await Revision.begin(tiers, targets, Progress())
+    gate = Gate(remote, 0, monkeypatch)
+    await add(revision, 6)
+    await turns()
+    office.down("remote")
+    gate.opened.set()
+    assert await asyncio.wait_for(commit(revision), 30) == ["vault"]
+    assert remote.state is State.OFFLINE
 
 
 # Memory

@@ -30,6 +30,7 @@ from tandem_protocol.errors import (
 )
 from tandem_protocol.history import Live, replay
 from tandem_protocol.names import ObjectType, object_name, object_path
+from tandem_protocol.pack import DEFAULT_CAPACITY
 from tandem_protocol.planning import LIST_ENTRY_SIZE, SMALL_LIST, base_is_due
 from tandem_protocol.replicate import sizes_of
 from tandem_protocol.revision import Kind, ObjectRef, Record, RecordDraft, Removal, make_record
@@ -122,10 +123,22 @@ class Revision:
 
     async def _paced(self) -> None:
         """Wait until no target is further behind than it may be, or it has left: what is in memory is bounded."""
-        limits = {target: self._pace.allowance(target.tier.id) for target in self._alive}
+        limits = {target: self._limit(target) for target in self._alive}
         if any(target.behind > limit for target, limit in limits.items()):
             await self._patiently({asyncio.ensure_future(t.within(limit)): t for t, limit in limits.items()})
         self._need_target()
+
+    def _limit(self, target: Target) -> int:
+        """Bytes that may be behind while the next object is handed over."""
+        return max(self._pace.allowance(target.tier.id), (target.width - 1) * DEFAULT_CAPACITY)
+
+    @property
+    def packs_behind(self) -> int:
+        """How many packs may be behind: where several are put at once, or one target waits for another."""
+        alone = len(self._alive) < 2
+        widest = max(target.width for target in self._alive)
+        most = 0 if alone else max(self._limit(target) for target in self._alive)
+        return max(widest - 1, -(-most // DEFAULT_CAPACITY))
 
     async def add(self, kind: ObjectType, data: bytes) -> bytes:
         """`upload` an object under the hash of its bytes; gives that name."""

@@ -212,7 +212,7 @@ class RetryingStore(Store):
             except BaseException:
                 await store.close()
                 raise
-            self.power_safe, self.parallel = store.power_safe, store.parallel
+            self.power_safe, self.parallel, self.uploads = store.power_safe, store.parallel, store.uploads
             self._inner = store
             return store
 

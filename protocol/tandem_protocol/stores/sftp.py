@@ -102,7 +102,7 @@ class SftpStore(Store):
             raise
         assert first.folder is not None
         self.power_safe = first.folder.power_safe
-        self.parallel = FAR_CONNECTIONS if first.round_trip_s > FAR_S else 1
+        self.parallel = self.uploads = FAR_CONNECTIONS if first.round_trip_s > FAR_S else 1
         if self.parallel > 1:
             more = [_Connection(self.target) for _ in range(self.parallel - 1)]
             self._connections += more
