@@ -1,5 +1,5 @@
-"""Killed at random moments (issue 3, Must show 7): nothing acknowledged is lost, the next backup needs no
-help.
+"""Killed at random moments, with a folder, OpenSSH and vsftpd as tiers (issue 4, Must show 5; issue 3, 7): nothing
+acknowledged is lost on any tier, the next backup needs no help.
 
 The quick form; `make soak` runs the long one.
 """

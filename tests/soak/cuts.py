@@ -12,7 +12,7 @@ import os
 import random
 from subprocess import Popen, TimeoutExpired
 
-from tests.support.campaign import Campaign, Hands, Tally, seeds
+from tests.support.campaign import Campaign, Hands, Plug, Tally, seeds
 from tests.support.lab import Lab, Place
 from tests.support.powercut import CutDisk
 
@@ -72,7 +72,9 @@ def campaign(folder: str, cuts: int, seed: int, quick: bool = False) -> list[Tal
             places = [Place("vault", f"file://{vault}", vault), Place("steady", f"file://{steady}", steady)]
             lab = Lab(folder, places, home)
             cutter = Cutter(disk, steady, each)
-            one = Campaign(lab, Hands("steady", cutter.strike, cutter.unplug, cutter.plug), each, quick)
+            one = Campaign(
+                lab, Hands(cutter.strike, {"steady": Plug(cutter.unplug, cutter.plug)}), each, quick
+            )
             one.episode(min(left, CUTS_PER_EPISODE))
             tallies.append(one.tally)
         left -= CUTS_PER_EPISODE

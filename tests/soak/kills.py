@@ -1,24 +1,34 @@
-"""SIGKILLs under backup, init and sync, with a vault folder and OpenSSH's real sshd on loopback as tiers.
+"""SIGKILLs under backup, init and sync, with a vault folder, OpenSSH's real sshd and a real vsftpd on loopback as
+tiers.
 
-Only the process itself is killed; its `ssh` child finds out by itself, as in life, and may still be there
-when the next command starts. During a struck synchronisation's backup the server is stopped, as when the
-WAN is down.
+Only the process itself is killed; its `ssh` child and the servers' sessions find out by themselves, as in life,
+and may still be there when the next command starts. During a struck synchronisation's backup one of the servers
+is stopped, as when the WAN is down.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import shutil
 from subprocess import Popen
+from typing import Protocol
 
-from tests.support.campaign import Campaign, Hands, Tally, seeds
+from tests.support.campaign import Campaign, Hands, Plug, Tally, seeds
+from tests.support.ftpservers import find_missing, running_ftp
 from tests.support.lab import Lab, Place
-from tests.support.sshd import Sshd, running_sshd
+from tests.support.proxied import FAST, ftp_place, ssh_place
+from tests.support.sshd import running_sshd
 
 KILLS_PER_EPISODE = 25
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where Debian keeps sshd, not on everybody's path
+
+
+class Server(Protocol):
+    """What can be stopped, as by a crash, and started again on its port."""
+
+    def start(self) -> object: ...
+
+    def stop(self) -> None: ...
 
 
 def why_not() -> str | None:
@@ -26,7 +36,7 @@ def why_not() -> str | None:
     for program in ("sshd", "ssh", "ssh-keygen"):
         if shutil.which(program, path=PATH) is None:
             return f"kills need OpenSSH's {program}"
-    return None
+    return find_missing("vsftpd")
 
 
 def kill(process: Popen[str]) -> None:
@@ -35,14 +45,11 @@ def kill(process: Popen[str]) -> None:
     process.wait()
 
 
-def _start(server: Sshd) -> None:
-    server.start()
+def _plug(server: Server) -> Plug:
+    def back() -> None:
+        server.start()
 
-
-def _fingerprint(known_hosts_line: str) -> str:
-    """The SHA256:… form of a host key, as `ssh-keygen -l` shows it."""
-    digest = hashlib.sha256(base64.b64decode(known_hosts_line.split()[2])).digest()
-    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+    return Plug(server.stop, back)
 
 
 def campaign(folder: str, kills: int, seed: int, quick: bool = False) -> list[Tally]:
@@ -58,23 +65,14 @@ def campaign(folder: str, kills: int, seed: int, quick: bool = False) -> list[Ta
         vault, remote, home = (os.path.join(lab_folder, name) for name in ("vault", "remote", "home"))
         for path in (vault, remote, home):
             os.makedirs(path)
-        with running_sshd(os.path.join(folder, f"sshd-{number}")) as server:
-            key = os.fspath(server.client_key)
-            settings = {"identity_file": key, "host_keys": [server.known_hosts_line]}
-            login = ("--identity-file", key, "--accept-host-key", _fingerprint(server.known_hosts_line))
+        with running_sshd(os.path.join(folder, f"sshd-{number}")) as sshd, running_ftp("vsftpd") as vsftpd:
             places = [
                 Place("vault", f"file://{vault}", vault),
-                Place(
-                    "remote",
-                    f"sftp://{server.user}@{server.host}:{server.port}/{remote}",
-                    remote,
-                    settings,
-                    login,
-                ),
+                ssh_place(sshd, "remote", remote, more={"retries": FAST}),
+                ftp_place(vsftpd, "ftp", lab_folder, more={"retries": FAST}),
             ]
-            lab = Lab(lab_folder, places, home)
-            hands = Hands("remote", strike=kill, unplug=server.stop, plug=lambda: _start(server))
-            one = Campaign(lab, hands, each, quick)
+            hands = Hands(kill, {"remote": _plug(sshd), "ftp": _plug(vsftpd)})
+            one = Campaign(Lab(lab_folder, places, home), hands, each, quick)
             one.episode(min(left, KILLS_PER_EPISODE))
             tallies.append(one.tally)
         left -= KILLS_PER_EPISODE

@@ -1,9 +1,9 @@
 """One campaign: a lab whose commands are struck (killed, or the power cut under them) again and again.
 
-After each strike, in this order: what was acknowledged lately restores from each tier that was said to have
-it, alone; the next backup ends with exit 0 (so never 4, a false second installation) without any help;
-mostly a synchronisation follows, else the next strike finds a tier that lags. At the end, after a last
-synchronisation, everything that was ever acknowledged is restored from each such tier.
+After each strike, in this order: what was acknowledged lately restores from a tier that was said to have it,
+alone, each tier in its turn; the next backup ends with exit 0 (so never 4, a false second installation) without
+any help; mostly a synchronisation follows, else the next strike finds a tier that lags. At the end, after a last
+synchronisation, everything that was ever acknowledged is restored from each tier that was said to have it.
 
 The seed decides what changes, which command is struck and when; the kernel's and the disk's timing does not
 repeat, so a seed reproduces a kind of run, not each instruction of it.
@@ -15,7 +15,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from subprocess import Popen
 
@@ -49,14 +49,20 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Plug:
+    """How a tier is taken away, and brought back."""
+
+    out: Callable[[], None]
+    back: Callable[[], None]
+
+
+@dataclass(frozen=True)
 class Hands:
     """What a campaign does to its lab. `strike` ends the running process in its way and leaves everything
-    usable again; `unplug` and `plug` take the tier `away` off and bring it back."""
+    usable again; `plugs` are of the tiers that can be away."""
 
-    away: str
     strike: Callable[[Popen[str]], None]
-    unplug: Callable[[], None]
-    plug: Callable[[], None]
+    plugs: Mapping[str, Plug]
 
 
 class Campaign:
@@ -70,6 +76,7 @@ class Campaign:
         self._seed = seed
         self._fresh: list[Acknowledged] = []
         self._seconds = 1.0
+        self._turn = 0
         self.tally = Tally()
 
     def episode(self, strikes: int) -> None:
@@ -117,13 +124,12 @@ class Campaign:
 
     def _struck_sync(self) -> int:
         """A tier is away during a backup and comes back; the synchronisation is struck."""
-        self._hands.unplug()
-        self._lab.write_config(patience=1.0)
+        away = self._rng.choice(sorted(self._hands.plugs))
+        self._hands.plugs[away].out()
         self._change()
         self._plain_backup()
-        self._hands.plug()
-        self._lab.write_config()
-        self._strike("sync", places=[self._hands.away])
+        self._hands.plugs[away].back()
+        self._strike("sync", places=[away])
         self.tally.syncs += 1
         self._afterwards()
         return 1
@@ -155,7 +161,10 @@ class Campaign:
 
     def _afterwards(self) -> None:
         if not self._quick:
-            self.tally.restores += self._lab.check_all(self._fresh)
+            for backup in self._fresh:
+                self._lab.check(backup, backup.tiers[self._turn % len(backup.tiers)])
+                self._turn += 1
+                self.tally.restores += 1
         self._fresh = []
         if self._rng.random() < 0.5:
             self._change()

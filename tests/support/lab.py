@@ -178,11 +178,10 @@ class Lab:
 
     def forget(self) -> None:
         """Empties tiers, state and ledger, durably, so that the next `init` starts from nothing."""
-        for place in self.places.values():
-            remove_tree(place.folder)
-            os.makedirs(place.folder)
-        for name in os.listdir(self.home):
-            remove_tree(os.path.join(self.home, name))
+        for folder in (self.home, *(place.folder for place in self.places.values())):
+            os.makedirs(folder, exist_ok=True)  # kept, if it is there: a server's user owns it
+            for name in os.listdir(folder):
+                remove_tree(os.path.join(folder, name))
         for folder in (self.home, *(place.folder for place in self.places.values())):
             _sync_folder(folder)
             _sync_folder(os.path.dirname(folder))

@@ -58,10 +58,12 @@ class Moment:
 def choose(
     rng: random.Random, duration: float, places: Sequence[str], steps: tuple[Step, ...] = STEPS
 ) -> Moment:
-    """A moment of a run that takes about `duration` seconds: half of them anywhere in it, half at a step."""
-    if rng.random() < 0.5:
-        return Moment(rng.uniform(0, duration))
-    return Moment(rng.choice((0.0, rng.uniform(0, 0.02))), rng.choice(places), rng.choice(steps))
+    """A moment of a run that takes about `duration` seconds: a third of them anywhere in it (the first tenths are
+    the program's start, where nothing has happened yet), the others at a step or soon after."""
+    if rng.random() < 0.35:
+        return Moment(rng.uniform(0.25, 0.95) * duration)
+    delay = rng.choice((0.0, rng.uniform(0, 0.02), rng.uniform(0, 0.2 * duration)))
+    return Moment(delay, rng.choice(places), rng.choice(steps))
 
 
 class Watch:
@@ -108,7 +110,9 @@ def _collect(folder: str, step: Step, found: list[str]) -> None:
     except OSError:
         return
     for entry in entries:
-        if step.below != "." and entry.is_dir(follow_symlinks=False):
+        # On FTP what is created exclusively is a folder with one file.
+        named = bool(step.suffix) and entry.name.endswith(step.suffix)
+        if not named and step.below != "." and entry.is_dir(follow_symlinks=False):
             _collect(entry.path, step, found)
-        elif entry.name.endswith(step.suffix):
+        elif named or not step.suffix:
             found.append(entry.path)

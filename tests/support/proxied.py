@@ -1,5 +1,5 @@
-"""Real servers as tiers of a lab, each behind a fault proxy of its own: OpenSSH, vsftpd (plain and TLS), and the
-embedded server. What a lab's configuration says of them names the proxy; their folders are on this machine.
+"""Real servers as tiers of a lab, mostly behind a fault proxy of their own: OpenSSH, vsftpd (plain and TLS), and
+the embedded server. What a lab's configuration says then names the proxy; their folders are on this machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.support.embedded import embedded_server
 from tests.support.faultproxy import FaultProxy, running_proxy
-from tests.support.ftpservers import PASSWORD, USER, running_ftp
+from tests.support.ftpservers import PASSWORD, USER, FtpServer, running_ftp
 from tests.support.lab import Place
 from tests.support.sshd import running_sshd
 
@@ -45,7 +45,7 @@ def proxied(kind: str, name: str, folder: str, retries: dict[str, float] | None 
             extra = f"pasv_min_port={ports.start}\npasv_max_port={ports.stop - 1}\naccept_timeout=5\n"
             with running_ftp("vsftpd", "explicit" if kind == "vsftpd-tls" else "none", extra) as server:
                 proxy.point_at(server.host, server.port)
-                yield Proxied(proxy, _ftp_place(proxy, server, name, folder, more), server)
+                yield Proxied(proxy, ftp_place(server, name, folder, proxy, more), server)
         return
     with running_proxy() as proxy:
         if kind == "openssh":
@@ -80,11 +80,20 @@ def ssh_place(
     )
 
 
-def _ftp_place(proxy: FaultProxy, server: Any, name: str, folder: str, more: dict[str, Any]) -> Place:
-    password = Path(folder) / "password"
+def ftp_place(
+    server: FtpServer,
+    name: str,
+    secrets: str,
+    proxy: FaultProxy | None = None,
+    more: dict[str, Any] | None = None,
+) -> Place:
+    """The tier on an FTP server, in a new folder, by way of ``proxy`` if there is one. ``secrets``: a folder for the
+    file with the password."""
+    host, port = (server.host, server.port) if proxy is None else (proxy.host, proxy.port)
+    password = Path(secrets) / "password"
     password.write_text(f"{PASSWORD}\n")
     login = ["--password-file", str(password)]
-    settings: dict[str, Any] = {"password_file": str(password), **more}
+    settings: dict[str, Any] = {"password_file": str(password), **(more or {})}
     if server.tls == "none":
         settings["insecure"] = True
         login += ["--insecure"]
@@ -92,8 +101,9 @@ def _ftp_place(proxy: FaultProxy, server: Any, name: str, folder: str, more: dic
         settings["certificate_fingerprint"] = f"SHA256:{server.fingerprint}"
         login += ["--certificate-fingerprint", f"SHA256:{server.fingerprint}"]
     scheme = "ftp" if server.tls == "none" else "ftpes"
-    url = f"{scheme}://{USER}@{proxy.host}:{proxy.port}/tandem"
-    return Place(name, url, str(server.folder_for("tandem")), settings, login)
+    return Place(
+        name, f"{scheme}://{USER}@{host}:{port}/tandem", str(server.folder_for("tandem")), settings, login
+    )
 
 
 def fingerprint(known_hosts_line: str) -> str:
