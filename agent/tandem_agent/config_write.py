@@ -65,22 +65,31 @@ def write_new(path: str, text: str) -> None:
 
 
 def _tier(tier: TierConfig) -> Iterable[str]:
-    yield f"name = {_text(tier.name)}"
-    yield f"url = {_text(tier.url)}"
-    if tier.tier_id:
-        yield f"tier_id = {_text(tier.tier_id.hex())}"
-    if tier.identity_file:
-        yield f"identity_file = {_text(tier.identity_file)}"
-    if tier.password_file:
-        yield f"password_file = {_text(tier.password_file)}"
-    if tier.password_command:
-        yield f"password_command = {_list(tier.password_command)}"
-    if tier.ca_file:
-        yield f"ca_file = {_text(tier.ca_file)}"
-    if tier.certificate_fingerprint:
-        yield f"certificate_fingerprint = {_text('SHA256:' + tier.certificate_fingerprint)}"
-    if tier.insecure:
-        yield "insecure = true"
+    for key, value in tier_fields(tier):
+        match value:
+            case str():
+                yield f"{key} = {_text(value)}"
+            case list():
+                yield f"{key} = {_list(value)}"
+            case _:
+                yield f"{key} = true"
+
+
+def tier_fields(tier: TierConfig) -> list[tuple[str, str | bool | list[str]]]:
+    """The keys of a tier in the file and their values: those that are set."""
+    fingerprint = tier.certificate_fingerprint
+    fields: list[tuple[str, str | bool | list[str] | None]] = [
+        ("name", tier.name),
+        ("url", tier.url),
+        ("tier_id", tier.tier_id.hex() if tier.tier_id else None),
+        ("identity_file", tier.identity_file),
+        ("password_file", tier.password_file),
+        ("password_command", list(tier.password_command or ())),
+        ("ca_file", tier.ca_file),
+        ("certificate_fingerprint", f"SHA256:{fingerprint}" if fingerprint else None),
+        ("insecure", tier.insecure),
+    ]
+    return [(key, value) for key, value in fields if value]
 
 
 def _source(source: bytes) -> str:

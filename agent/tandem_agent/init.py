@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tandem_agent.agent_key import make_agent_key
 from tandem_agent.config import Config, TierConfig
+from tandem_agent.exclusive import prove_exclusive
 from tandem_agent.pinning import Confirm, pin_host_key
 from tandem_agent.progress import Progress
 from tandem_agent.resync import sync
@@ -20,6 +21,7 @@ from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import (
     Agent,
     make_retrying,
+    make_store,
     make_tiers,
     process_lock,
     unlock_with_passphrase,
@@ -135,6 +137,7 @@ async def _check_free(config: Config, tier: TierConfig) -> None:
             )
     finally:
         await store.close()
+    await prove_exclusive(tier.name, lambda: make_store(config, tier, make_root=True))
 
 
 async def _identity(store: Store) -> bytes | None:

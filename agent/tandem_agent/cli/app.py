@@ -19,6 +19,7 @@ _COMMANDS = {
     "ls": ".ls:ls",
     "restore": ".restore:restore",
     "tiers": ".tiers:tiers",
+    "tier": ".tier:tier",
     "sync": ".tiers:sync",
     "takeover": ".takeover:takeover",
     "key": ".key:key",

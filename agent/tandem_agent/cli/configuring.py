@@ -18,7 +18,7 @@ from .common import Settings, ftp_options
 from .sources import checked_sources
 
 if TYPE_CHECKING:
-    from ..config import Config
+    from ..config import Config, TierConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,6 +69,14 @@ def repository_options(function: F) -> F:
     for option in reversed(_REPOSITORY):
         function = option(function)
     return function
+
+
+def tier_config(config: Config, name: str, url: str, arguments: dict[str, Any]) -> TierConfig:
+    """One more tier for ``config``, as the command line describes it."""
+    from ..config_read import parse_config
+
+    draft = _draft({**arguments, "tiers": (f"{name}={url}",)})
+    return parse_config(draft, config.path, where="the command line").tiers[0]
 
 
 def configuration(

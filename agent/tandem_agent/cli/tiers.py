@@ -71,6 +71,11 @@ def _lacks(revisions: int | None, objects: int | None, size: int | None) -> str:
 @click.pass_obj
 def sync(settings: Settings, names: tuple[str, ...], full: bool) -> int:
     """Bring tier NAME (else all) up to date. Stopped half-way, it goes on there the next time."""
+    return run_sync_command(settings, names, full=full)
+
+
+def run_sync_command(settings: Settings, names: tuple[str, ...], *, full: bool) -> int:
+    """Synchronise, show what came of it; the exit code."""
     config = settings.load()
     known = [tier.name for tier in config.tiers]
     for name in names:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from tandem_agent.state import State, TierRow
 from tandem_agent.wiring import Agent
 
+NOT_CONFIGURED = "not in the configuration here; tandem tier add brings it back, tandem tier retire ends it"
+
 
 @dataclass(frozen=True, slots=True)
 class TierStatus:
@@ -42,6 +44,12 @@ async def tiers_status(agent: Agent) -> TiersStatus:
     rows = [
         _status(agent.state, tier.row, tier.url, tier.state.value, tier.reason, tier.store.power_safe)
         for tier in agent.tiers.tiers
+    ]
+    here = {tier.id for tier in agent.tiers.tiers}
+    rows += [
+        _status(agent.state, row, "", "offline", NOT_CONFIGURED, None)
+        for row in agent.state.tiers()
+        if row.id not in here
     ]
     return TiersStatus(agent.state.head, rows)
 

@@ -49,6 +49,12 @@ class TierSet:
     async def close(self) -> None:
         await asyncio.gather(*(tier.store.close() for tier in self.tiers))
 
+    async def drop(self, ids: Iterable[bytes]) -> None:
+        """Have no more to do with these tiers: they are being retired."""
+        gone = self.by_id(ids)
+        self.tiers = [tier for tier in self.tiers if tier not in gone]
+        await asyncio.gather(*(tier.store.close() for tier in gone))
+
     def by_id(self, ids: Iterable[bytes]) -> list[Tier]:
         wanted = set(ids)
         return [tier for tier in self.tiers if tier.id in wanted]
@@ -157,8 +163,7 @@ class TierSet:
 
     def list_failed(self, backup: Mapping[str, Any], reason: str) -> None:
         """Have a failed backup listed that has no revision open by which it would be: by a number of its own."""
-        listed = any(info["id"] == backup["id"] for _, info in self.state.backups())
-        if not listed and self.state.intent() is None:
+        if not self.state.is_listed(backup["id"]) and self.state.intent() is None:
             self.state.set_intent(self.new_intent(backup))
             self.abort_pending(reason)
 
