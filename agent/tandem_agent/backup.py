@@ -237,7 +237,7 @@ def _local_text(ns: int) -> str:
 def next_name(agent: Agent, started_ns: int) -> str:
     """``YYMMDDnn``: nn counts the successful backups of a local date from 01; three digits after 99."""
     day = failed_name(started_ns)[:6]
-    taken = [int(info["name"][6:]) for _, info in agent.state.backups() if _is_of(info["name"], day)]
+    taken = [int(name[6:]) for name in agent.state.backup_names(day) if _is_of(name, day)]
     return f"{day}{max(taken, default=0) + 1:02d}"
 
 

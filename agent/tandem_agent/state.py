@@ -370,6 +370,15 @@ class State(TierBook, LiveBook):
         rows = self._db.rows("SELECT n, info FROM backups ORDER BY n, name, id")
         return [(n, json.loads(info)) for n, info in rows]
 
+    def is_listed(self, backup: str) -> bool:
+        """Whether a backup of this id (hex) is listed, also as failed."""
+        return self._db.row("SELECT 1 FROM backups WHERE id = ?", (bytes.fromhex(backup),)) is not None
+
+    def backup_names(self, start: str) -> list[str]:
+        """The names of all backups that begin with ``start``."""
+        rows = self._db.rows("SELECT name FROM backups WHERE substr(name, 1, ?) = ?", (len(start), start))
+        return [name for (name,) in rows]
+
     def key_slots(self) -> dict[bytes, bytes]:
         """This installation's copy of every live key slot, by object name; before init, of those to come."""
         slots: dict[bytes, bytes] = dict(self._db.rows("SELECT name, data FROM keyslots"))

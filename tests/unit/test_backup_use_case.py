@@ -142,17 +142,13 @@ async def test_two_backups_are_on_both_tiers_and_the_second_stores_only_what_is_
     ]
 
 
-async def test_names_go_on_with_three_digits(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_names_go_on_with_three_digits(desk: Desk) -> None:
     day = (await desk.backup()).name[:6]
     agent = desk.agent()
-    kept = agent.state.backups()
-    monkeypatch.setattr(type(agent.state), "backups", lambda _: [*kept, (90, {"name": f"{day}99"})])
+    agent.state.list_backup(1, {"id": "99" * 16, "name": f"{day}99"})
     assert (await backup(agent, [bytes(desk.source)], wait_s=1, progress=Progress())).name == f"{day}100"
-    monkeypatch.setattr(
-        type(agent.state),
-        "backups",
-        lambda _: [*kept, (91, {"name": f"{day}100"}), (92, {"name": f"{day}**"})],
-    )
+    agent.state.list_backup(1, {"id": "98" * 16, "name": f"{day}**"})
+    agent.state.list_backup(1, {"id": "97" * 16, "name": "20010199"})
     assert (await backup(agent, [bytes(desk.source)], wait_s=1, progress=Progress())).name == f"{day}101"
 
 
@@ -329,6 +325,29 @@ async def test_pending_when_the_last_tier_vanishes_after_the_decision(desk: Desk
     await desk.contacted()
     assert desk.listed()[-1].tiers == ["vault", "remote"]
     assert await desk.good("vault", result.revision)
+    assert await desk.good("remote", result.revision)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_pending_on_a_tier_that_lags_is_on_it_when_its_record_is_there(desk: Desk, lost: bool) -> None:
+    """The process ended; nothing needs to be synchronised for it. But not if since then something on the tier, which
+    the backup may need, was found to be ``lost``."""
+    desk.down("remote")
+    await desk.backup()
+    desk.down("vault")
+    await desk.backup()
+    desk.more("second")
+    breaking(desk, "remote", "create", ".record")
+    result = await desk.backup(0.01)
+    assert (result.status, has_it(result)) == ("pending", [])
+    if lost:
+        state = desk.open().state
+        tier = next(row.id for row in state.tiers() if row.name == "remote")
+        state.add_lacking(tier, list(state.live_of(ObjectType.PACK))[:1])
+    desk.down("vault")
+    await desk.contacted()
+    assert names.record_path(result.revision) in desk.places["remote"].shared
+    assert desk.listed()[-1].tiers == ([] if lost else ["remote"])
     assert await desk.good("remote", result.revision)
 
 

@@ -148,12 +148,12 @@ class Revision:
 
     async def _send_keys(self) -> None:
         """Every live key object that some target lacks, from the local copies, before anything else."""
-        live = self._state.live_of(ObjectType.KEY)
+        live = self._state.live_keys()
         for name, data in self._state.key_slots().items():
             if name not in live:
                 continue
             for target in self._alive:
-                if not target.tier.facts().holds_last(live[name]):
+                if not target.tier.facts_about(live).holds_last(live[name]):
                     target.hand(Parcel(object_path(ObjectType.KEY, name), data, len(data), 1, _future()))
 
     # The end
@@ -223,6 +223,7 @@ class Revision:
         record = self._sign(replace(draft, added=tuple(self.added)))
         with self._state.together():
             self._state.decide(record, backup)
+            self._state.note_targets(record.number, [tier.id for tier in self.targets])
             if within is not None:
                 within(record)
         return record
