@@ -1,8 +1,8 @@
 """A scripted FTP server on loopback that can lie in any way: subclasses override ``on_<command>``.
 
 The rest answers as an honest server with the files of ``files`` (folders are not kept: any may be entered).
-Plain by default; ``certificate`` adds AUTH TLS on the control connection only, which is all that is needed to
-see who drops it.
+``received`` are all bytes of control connections in the clear. Plain by default; ``certificate`` adds AUTH TLS on the
+control connection only, which is all that is needed to see who drops it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from tandem_protocol.stores.ftp_target import FtpTarget
 class ScriptedFtp:
     """One listener; each connection has a thread and one `Session`."""
 
-    features = ("SIZE", "REST STREAM")
+    features: tuple[str, ...] = ("SIZE", "REST STREAM")
     banner = "220 ready"
 
-    def __init__(self, certificate: Path | None = None) -> None:
+    def __init__(self, certificate: Path | None = None, port: int = 0) -> None:
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.certificate = certificate
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.received = bytearray()
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self._open: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
@@ -90,10 +91,14 @@ class ScriptedFtp:
 
     on_pbsz = on_prot = on_type
 
-    def on_cwd(self, session: Session, _: str) -> str:
+    def on_cwd(self, session: Session, path: str) -> str:
+        session.folder = path.rstrip("/")
         return "250 there"
 
-    on_mkd = on_rmd = on_cwd
+    def on_mkd(self, session: Session, _: str) -> str:
+        return "250 done"
+
+    on_rmd = on_mkd
 
     def on_auth(self, session: Session, _: str) -> str:
         return "234 go on" if self.certificate else "502 no"
@@ -142,7 +147,7 @@ class Session:
 
     def __init__(self, server: ScriptedFtp, sock: socket.socket) -> None:
         self.server, self.sock = server, sock
-        self.offset, self.source = 0, ""
+        self.offset, self.source, self.folder = 0, "", ""
         self._waiting: socket.socket | None = None
         self._input = b""
 
@@ -169,6 +174,7 @@ class Session:
             if not part:
                 return ""
             self._input += part
+            self.server.received += part
         line, _, self._input = self._input.partition(b"\r\n")
         return line.decode()
 

@@ -21,7 +21,7 @@ from ..errors import Refused, TandemError, Unavailable
 from ..store import Buffer
 from .host_keys import UNKNOWN, read_pins
 from .sftp_errors import LOGIN
-from .sftp_transport import CONNECT_S, SftpTarget, ask_offered
+from .sftp_transport import CONNECT_S, NOT_TOLD, SftpTarget, ask_offered
 
 _CIPHERS = (
     "aes128-gcm@openssh.com",
@@ -107,8 +107,9 @@ class ParamikoLink:
             transport.start_client(timeout=CONNECT_S)
         except paramiko.SSHException as error:
             text = str(error)
-            if "no acceptable host key" in text:
-                raise self._pins.refusal(ask_offered(target), target.server) from error
+            # A key of another type than the pinned one; or one that only signs with SHA-1, which nobody asks for.
+            if "no acceptable host key" in text and (shown := ask_offered(target)) != NOT_TOLD:
+                raise self._pins.refusal(shown, target.server) from error
             if "no acceptable" in text or "Incompatible" in text:
                 raise Refused(
                     f"{target.server}: the server offers no algorithm that is safe enough: {text}",
