@@ -23,7 +23,7 @@ from tandem_agent.wiring import Agent
 from tandem_protocol.errors import NoTierReachable
 from tandem_protocol.index import PackEntry, encode_segment, entry_of, split_entries
 from tandem_protocol.names import ObjectType, object_name
-from tandem_protocol.pack import DEFAULT_CAPACITY, SealedPack
+from tandem_protocol.pack import SealedPack
 from tandem_protocol.planning import usable_packs
 from tandem_protocol.revision import MAX_OBJECTS, Kind
 
@@ -109,9 +109,8 @@ class BackupWriter:
 
     @property
     def packs_ahead(self) -> int:
-        """How many more packs than usual may be kept in memory for targets that are slower than others."""
-        most = max(self._pace.allowance(tier.id) for tier in self.targets)
-        return max(0, -(-most // DEFAULT_CAPACITY) - 1) if len(self.targets) > 1 else 0
+        """How many packs may be kept in memory on their way to targets, beyond one that is and one that waits."""
+        return max(0, self._current.packs_behind - 1)
 
     async def take(self, pack: SealedPack) -> asyncio.Future[None]:
         """The engine's sink: hand a finished pack to every target; waits while they are too far behind. Gives what

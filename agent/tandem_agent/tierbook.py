@@ -90,6 +90,7 @@ class TierBook:
             )
             if added > 0:
                 self._db.change("DELETE FROM confirmed WHERE tier = ?", (tier,))
+                self._db.change("DELETE FROM written_to WHERE tier = ?", (tier,))
 
     def remove_lacking(self, tier: bytes, names: Iterable[bytes]) -> None:
         with self._transaction():
@@ -151,6 +152,7 @@ class TierBook:
                 (tier,),
             )
             self._db.change("DELETE FROM confirmed WHERE tier = ?", (tier,))
+            self._db.change("DELETE FROM written_to WHERE tier = ?", (tier,))
             self._db.change(
                 "UPDATE tiers SET last_written = 0, to_compare = 1, imported = NOT EXISTS"
                 " (SELECT 1 FROM journal WHERE kind = 'takeover') WHERE id = ?",
@@ -177,12 +179,18 @@ class TierBook:
 
     def confirm(self, numbers: Iterable[int], tiers: Iterable[bytes], *, as_targets: bool = False) -> None:
         """These tiers hold these revisions, in the order in which the records were created there. With
-        ``as_targets`` they were written by the operation itself: what it refers to is there too."""
+        ``as_targets`` they were written by the operation itself: what it refers to is there too. So it is where
+        they were noted as targets (`note_targets`), and nothing was found to be bad there since."""
         numbers = list(numbers)
         with self._transaction():
             for tier in tiers:
                 rows = [(tier, n) for n in numbers]
                 self._db.change_each("DELETE FROM missing WHERE tier = ? AND n = ?", rows)
+                self._db.change_each(
+                    "INSERT OR IGNORE INTO confirmed SELECT n, tier FROM written_to WHERE tier = ? AND n = ?",
+                    rows,
+                )
+                self._db.change_each("DELETE FROM written_to WHERE tier = ? AND n = ?", rows)
                 if as_targets:
                     self._db.change_each("INSERT OR IGNORE INTO confirmed VALUES (?2, ?1)", rows)
                 if numbers:
@@ -190,6 +198,12 @@ class TierBook:
                     self._db.change_each(
                         "UPDATE tiers SET floor = 0 WHERE id = ? AND floor = ?", [(tier, n) for n in numbers]
                     )
+
+    def note_targets(self, number: int, tiers: Iterable[bytes]) -> None:
+        """Revision ``number`` was written so that, once they hold it, it is on these tiers: what it refers to is
+        there. To be remembered until it is confirmed, since the process may end before."""
+        with self._transaction():
+            self._db.change_each("INSERT INTO written_to VALUES (?, ?)", [(number, tier) for tier in tiers])
 
     def is_on(self, number: int, tier: bytes) -> bool:
         """Whether backup ``number`` is on ``tier``: confirmed as a target of it, or everything up to it is held
@@ -236,7 +250,7 @@ class TierBook:
             self._db.change("DELETE FROM tiers WHERE id = ?", (tier,))
 
     def _forget(self, tier: bytes) -> None:
-        for table in ("missing", "lacking", "confirmed", "closed"):
+        for table in ("missing", "lacking", "confirmed", "written_to", "closed"):
             self._db.change(f"DELETE FROM {table} WHERE tier = ?", (tier,))  # noqa: S608 (names from above)
 
 
