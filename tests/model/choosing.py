@@ -132,8 +132,8 @@ def next_number(inst: Inst, top: int) -> int:
     return planning.next_number(max((n for n, c in enumerate(inst.journal) if c), default=0), [top])
 
 
-def restorable(disk: Disk, record: int, forgiven: int = 0) -> bool:
-    """Whether the objects of a backup are good on a tier, in quarantine counted; its data needs an index."""
-    good = ((disk.objs & ~disk.bad) | disk.quar | forgiven) & ~0
+def restorable(disk: Disk, record: int, forgiven: int = 0, indexes: int = INDEXES) -> bool:
+    """Whether the objects of a backup are good on a tier, in quarantine counted; its data needs one of ``indexes``."""
+    good = (disk.objs & ~disk.bad) | disk.quar | forgiven
     snapshot = things.docs[record].added & things.SNAPSHOTS
-    return bool(good & DATA and good & INDEXES and good & snapshot)
+    return bool(good & DATA and good & indexes and good & snapshot)

@@ -74,7 +74,9 @@ def _on_tier(ctx: Context, state: State, t: int, disk: Disk) -> list[Step]:
         disks = with_disk(state.disks, t, disk._replace(snap=tuple(kept)))
         steps.append((f"storage of {t} keeps a snapshot", state._replace(disks=disks, budget=spend(budget, SNAP))))
     if disk.snap and tuple(disk._replace(snap=())) != disk.snap:
-        back = Disk(*disk.snap)  # type: ignore[arg-type]
+        kept = Disk(*disk.snap)  # type: ignore[arg-type]
+        # What was good again before is not forgiven.
+        back = kept._replace(gone=kept.gone & disk.gone)
         if budget[ROLL]:
             struck(f"{t} is rolled back", back, ROLL, rolled=True)
         if budget[ROLL_AWAY] and any(inst.run is not None for inst in state.insts):
@@ -100,7 +102,7 @@ def _on_tier(ctx: Context, state: State, t: int, disk: Disk) -> list[Step]:
         hit = disk.objs & ~disk.bad & what
         hit &= -hit
         if hit and budget[ROT]:
-            struck(f"{kind} on {t} rots", disk._replace(bad=disk.bad | hit), ROT)
+            struck(f"{kind} on {t} rots", disk._replace(bad=disk.bad | hit, gone=disk.gone | hit), ROT)
         if hit and budget[VANISH]:
             lost = disk._replace(objs=disk.objs & ~hit, gone=disk.gone | hit)
             struck(f"{kind} on {t} vanishes", lost, VANISH)

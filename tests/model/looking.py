@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from tandem_protocol.identity import Identity
+from tandem_protocol.revision import Kind
 from tandem_protocol.verdict import Believed, Case, Fault, Known, Pending, Seen, SeenNumber, judge
 from tandem_protocol.verdict import State as TierState
 from tests.model import things
@@ -37,7 +38,7 @@ def epoch_of(inst: Inst) -> int:
 
 def glance(ctx: Context, disk: Disk, inst: Inst, t: int, *, first: bool = False) -> Look:
     """The verdict alone. ``first``: at the start of an operation (only a mutant asks)."""
-    key = (disk[:4], inst.cert, inst.journal, inst.intent, inst.rows[t], t, first, inst.heard)
+    key = (disk[:4], disk.mark, inst.cert, inst.journal, inst.intent, inst.rows[t], t, first, inst.heard)
     found = ctx.looks.get(key)
     if found is None:
         found = ctx.looks[key] = _judged(ctx, disk, inst, t, first)
@@ -72,7 +73,7 @@ def _forgotten(ctx: Context, inst: Inst, t: int) -> Inst:
     return with_row(
         inst,
         t,
-        row._replace(missing=missing, confirmed=0, last=0, compare=1, imported=0 if late else row.imported),
+        row._replace(missing=missing, confirmed=0, last=0, mark=0, compare=1, imported=0 if late else row.imported),
     )
 
 
@@ -100,6 +101,9 @@ def _judged(ctx: Context, disk: Disk, inst: Inst, t: int, first: bool) -> Look:
     if case is Case.ROLLED_BACK and not ctx.rules.rollback_own:
         case = ALARM
     if case is ALARM and not ctx.rules.foreign_own:
+        case, state = Case.ROLLED_BACK, TierState.LAGGING
+    row = inst.rows[t]
+    if case is Case.LEVEL and ctx.rules.mark and row.mark and disk.mark != row.mark and not row.compare:
         case, state = Case.ROLLED_BACK, TierState.LAGGING
     top = max((n for n, at in seen.numbers.items() if at.claim or at.record), default=0)
     return Look(case, state, top, tuple((r.what, r.number) for r in verdict.repairs))
@@ -140,7 +144,9 @@ def fence_of(inst: Inst, row: Row) -> int:
     """The number of the takeover or join whose claim stands on an imported tier before it holds the base; 0: none."""
     start = row.start
     fenced = start > 1 and row.imported and not row.floor and row.missing >> start & 1
-    return start if fenced and inst.journal[start] else 0
+    if not fenced or not inst.journal[start]:
+        return 0
+    return start if things.docs[inst.journal[start]].kind in (Kind.TAKEOVER, Kind.JOIN) else 0
 
 
 def numbers_read(ctx: Context, disk: Disk, inst: Inst, row: Row) -> set[int]:

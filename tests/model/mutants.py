@@ -53,6 +53,7 @@ BUDGETS: dict[str, dict[str, int]] = {
     "fence_stays": {"backup": 1, "fresh": 1, "takeover": 1, "snap": 1, "roll": 1},
     "list_again": {"backup": 1, "fresh": 1, "takeover": 1, "snap": 1, "roll": 1},
     "sync_sizes": {"backup": 1, "cut": 1, "snap": 1, "roll": 1},
+    "mark": {"backup": 1, "vanish": 1, "read": 1, "snap": 1, "roll": 1},
     "raise_after_loss": {"backup": 1, "fresh": 1, "takeover": 1},
 }
 

@@ -140,7 +140,7 @@ def put_record(ctx: Context, disk: Disk, code: int) -> Disk | None:
 def put_objects(disk: Disk, mask: int, healed: int = 0) -> Disk:
     """What is there already under a name stays as it is, but what is known to be bad (``healed``)."""
     bad = disk.bad & (disk.objs | ~mask) & ~healed
-    return disk._replace(objs=disk.objs | mask, gone=disk.gone & ~mask, bad=bad)
+    return disk._replace(objs=disk.objs | mask, gone=disk.gone & (bad | ~mask), bad=bad)
 
 
 # What is said to be where
@@ -176,12 +176,13 @@ def believed(ctx: Context, state: State, i: int, t: int, late: int = 0) -> State
             continue
         if late >> t & 1:
             continue
-        forgiven = (disk.bad | disk.gone) & ~inst.rows[t].lacking
+        forgiven = disk.gone & ~inst.rows[t].lacking
         number = things.docs[backup.record].number
         named = number < inst.rows[t].start or _is_named(disk.records[number], backup.record)
-        if not named or not restorable(disk, backup.record, forgiven):
+        indexes = live_of(ctx, inst).on[t] & INDEXES
+        if not named or not restorable(disk, backup.record, forgiven, indexes):
             return f"P1: installation {i} says that backup {number} is on tier {t}, and it is not"
-        if restorable(disk, backup.record):
+        if restorable(disk, backup.record, 0, indexes):
             backups[place] = backup._replace(demand=backup.demand | 1 << t)
     return state._replace(backups=tuple(backups))
 
@@ -195,9 +196,18 @@ def _is_named(there: int, record: int) -> bool:
 
 
 def confirmed(
-    ctx: Context, state: State, i: int, t: int, numbers: int, last: int, *, as_target: bool = False, late: int = 0
+    ctx: Context,
+    state: State,
+    i: int,
+    t: int,
+    numbers: int,
+    last: int,
+    *,
+    as_target: bool = False,
+    late: int = 0,
 ) -> State | str:
-    """As `State.confirm`: tier ``t`` holds ``numbers`` (a mask), of which ``last`` was created last."""
+    """As `State.confirm`: tier ``t`` holds ``numbers`` (a mask), of which ``last`` was created last;
+    0: nothing was."""
     inst = state.insts[i]
     row = inst.rows[t]
     if ctx.rules.list_again and numbers >> fence_of(inst, row) & 1:
@@ -206,6 +216,7 @@ def confirmed(
     row = row._replace(
         missing=row.missing & ~numbers,
         last=last or row.last,
+        mark=0 if last else row.mark,
         confirmed=row.confirmed | numbers if as_target else row.confirmed,
         floor=0 if numbers >> row.floor & 1 else row.floor,
     )

@@ -24,7 +24,7 @@ from tests.model.steps import (
 )
 from tests.model.things import DAMAGED, bits
 from tests.model.world import Inst, Run, State, with_disk, with_inst, with_row
-from tests.model.writing import claims_put, cut, purposeful, removed_by_record, stand, without
+from tests.model.writing import claims_put, cut, marked, newest_created, purposeful, removed_by_record, stand, without
 
 
 def serve(ctx: Context, state: State, i: int, run: Run) -> State:
@@ -155,7 +155,12 @@ def finish(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
         if stages is None or not is_usable(seen):
             left = without(run, t)._replace(step="sync", added=0)
             return [(f"{label}: something else is there", _go_on(ctx, state, i, left))]
-    done = state._replace(disks=with_disk(state.disks, t, stages[-1]))
+    last = stages[-1]
+    created = newest_created(disk, last)
+    if created or not (run.added or numbers):
+        done = state._replace(disks=with_disk(state.disks, t, last))
+    else:
+        done = marked(ctx, state, i, t, last)
     steps: list[Step] = []
     after, seen = visit(ctx, done, i, t)
     onward = run._replace(step="sync", todo=run.todo & ~(1 << t), added=0)
@@ -165,7 +170,7 @@ def finish(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     if seen.case is not Case.LEVEL or not stand(after.disks[t], numbers) or not kept:
         steps.append((f"{label}: not confirmed", _go_on(ctx, after, i, without(onward, t))))
     else:
-        steps.append((label, _completed(ctx, after, i, t, numbers, onward, run.added)))
+        steps.append((label, _completed(ctx, after, i, t, numbers, onward, run.added, created)))
     steps += cut(state, i, t, run._replace(step="sync", added=0), label, _go_on, ctx)
     for number, stage in zip(order, stages[1:], strict=True):
         effect = state._replace(disks=with_disk(state.disks, t, stage))
@@ -186,7 +191,7 @@ def _records_put(ctx: Context, inst: Inst, disk: Disk, order: list[int]) -> list
 
 
 def _completed(
-    ctx: Context, state: State, i: int, t: int, numbers: int, run: Run, present: int
+    ctx: Context, state: State, i: int, t: int, numbers: int, run: Run, present: int, created: int
 ) -> State | str:
     inst = state.insts[i]
     row = inst.rows[t]
@@ -197,8 +202,7 @@ def _completed(
         lacking |= live_of(ctx, inst).on[t] & ~present
     row = row._replace(lacking=lacking, compare=0 if full else row.compare)
     state = with_inst(state, i, with_row(inst, t, row))
-    last = numbers.bit_length() - 1 if numbers else 0
-    held = confirmed(ctx, state, i, t, numbers, last)
+    held = confirmed(ctx, state, i, t, numbers, created)
     return held if isinstance(held, str) else _go_on(ctx, held, i, run)
 
 

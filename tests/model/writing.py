@@ -162,20 +162,39 @@ def written_records(
         if stages is None or not is_usable(seen):
             return [(f"{label}: something else is there", onward(ctx, state, i, without(run, t)))]
     steps: list[Step] = []
-    done = state._replace(disks=with_disk(state.disks, t, stages[-1][1]))
+    created = newest_created(state.disks[t], stages[-1][1])
+    done = marked(ctx, state, i, t, stages[-1][1]) if not created else _on(state, t, stages[-1][1])
     after, seen = visit(ctx, done, i, t)
     if seen is None or isinstance(after, str):
         steps.append((label, after))
     elif not is_usable(seen) or not stand(after.disks[t], numbers):
         steps.append((f"{label}: not confirmed", onward(ctx, after, i, without(run, t))))
     else:
-        held = confirmed(ctx, after, i, t, numbers, numbers.bit_length() - 1)
+        held = confirmed(ctx, after, i, t, numbers, created)
         steps.append((label, held if isinstance(held, str) else onward(ctx, held, i, run)))
     for what, stage in stages:
         effect = state._replace(disks=with_disk(state.disks, t, stage))
         left = onward(ctx, effect, i, without(run, t))
         steps += torn(ctx, f"{label} as far as {what}", effect, i, left)
     return steps
+
+
+def newest_created(before: Disk, after: Disk) -> int:
+    """The highest number whose record was created; 0 for none."""
+    return max((n for n in range(NUMBERS) if before.records[n] != after.records[n]), default=0)
+
+
+def _on(state: State, t: int, disk: Disk) -> State:
+    return state._replace(disks=with_disk(state.disks, t, disk))
+
+
+def marked(ctx: Context, state: State, i: int, t: int, disk: Disk) -> State:
+    """Nothing was created that a roll-back of the objects would take away as well: a mark is, and remembered."""
+    if ctx.rules.mark:
+        disk = disk._replace(mark=disk.mark + 1)
+        inst = state.insts[i]
+        state = with_inst(state, i, with_row(inst, t, inst.rows[t]._replace(mark=disk.mark)))
+    return _on(state, t, disk)
 
 
 def _stages(ctx: Context, inst: Inst, row: Row, disk: Disk, numbers: int) -> list[tuple[str, Disk]] | None:
@@ -275,7 +294,7 @@ def drafted(ctx: Context, state: State, i: int, run: Run, number: int) -> Draft 
         lost = view.anywhere
         for t in bits(run.reach):
             disk = state.disks[t]
-            lost &= ~(disk.objs & ~inst.rows[t].lacking | disk.quar)
+            lost &= ~(disk.objs & ~disk.bad | disk.quar)
         return (Kind.REPAIR, 0, (lost,)) if lost else None
     return None
 
