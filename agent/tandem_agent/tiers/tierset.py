@@ -213,7 +213,8 @@ class TierSet:
         those are asked about whose claim the look found; of the others the first, and so on while they are there:
         a tier that lacks a later one as well is for synchronisation, however many it lacks."""
         claimed = tier.seen.claimed if tier.seen is not None else frozenset()
-        missing = [number for number in missing if number != tier.row.floor]
+        floor = tier.row.floor
+        missing = [number for number in missing if number != floor]
         ready = await self._ready(tier, [number for number in missing if number in claimed], most)
         for number in [number for number in missing if number not in claimed][:most]:
             found = await self._ready(tier, [number], most)
