@@ -107,7 +107,7 @@ class BigRepo:
     def _real_numbers(self) -> set[int]:
         if self.head <= ALL_REAL and len(self._made_up) <= 32 * 50 * ALL_REAL:
             return set(range(1, self.head + 1))
-        held = {n for tier in self.tiers for n in (tier.level, tier.level + 1)}
+        held = {n for tier in self.tiers for n in (tier.level, tier.level + 1)} | {self.bases[-1] + 1}
         return {1, *range(self.head - LAST_REAL, self.head + 1), *self.bases[-NEWEST_BASES:], *held}
 
     # Objects

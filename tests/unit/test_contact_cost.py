@@ -152,3 +152,23 @@ async def test_what_stands_above_the_head_is_read_to_its_end_in_few_steps(
         await tier.connect()
     assert tier.seen is not None and max(tier.seen.numbers) == 310
     assert store.steps <= 12
+
+
+@pytest.mark.parametrize("revisions", LENGTHS)
+async def test_contact_with_tiers_that_lag_costs_the_same_however_much_they_miss(
+    memory_path: Path, stack: ExitStack, revisions: int
+) -> None:
+    """One that misses nine tenths, and a new one: a question whether the first of it is there after all, and no
+    more queries of the local state than for a short history."""
+    repo = made(stack, memory_path, revisions, revisions // 10)
+    repo.add_new_tier("new")
+    tiers = [tier_of(repo, plan, parallel=4) for plan in repo.tiers]
+    queries: list[str] = []
+    repo.state._db._db.set_trace_callback(queries.append)
+    await TierSet([tier for tier, _ in tiers], repo.state, repo.ring).contact()
+    found = [(tier.state, tier.reason) for tier, _ in tiers]
+    assert [state for state, _ in found] == [State.ONLINE, State.LAGGING, State.LAGGING], found
+    assert all(store.verbs["size"] <= 1 for _, store in tiers)
+    assert all(sum(store.verbs.values()) <= 14 and store.steps <= 8 for _, store in tiers)
+    assert not any(store.verbs["create"] or store.verbs["put"] for _, store in tiers)
+    assert len(queries) < 150
