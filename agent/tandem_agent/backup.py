@@ -25,14 +25,18 @@ from tandem_agent.progress import Progress
 from tandem_agent.reading import open_index
 from tandem_agent.tiers.readers import readers
 from tandem_agent.tiers.targets import reachable_targets, wait_until_held
+from tandem_agent.tiers.tier import Tier
 from tandem_agent.wiring import Agent
-from tandem_protocol.errors import TandemError, printable
+from tandem_protocol.errors import NoTierReachable, TandemError, printable
 from tandem_protocol.names import ObjectType, object_name
 from tandem_protocol.planning import trusted_up_to
 from tandem_protocol.revision import Kind
 from tandem_protocol.snapshot import Snapshot, encode_snapshot
 
 log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""How often in a row a backup begins that loses every tier without having saved anything."""
 
 REMOVING = (Kind.PRUNE, Kind.CHECK, Kind.REPAIR, Kind.TAKEOVER, Kind.JOIN)
 """Kinds after which content that a files cache remembers may be gone."""
@@ -67,16 +71,67 @@ class BackupResult:
     warnings: list[str] = field(default_factory=list)
 
 
+class _AllLostError(Exception):
+    """An attempt lost every tier before it had decided: the next one may go to others. ``saved_some``: a checkpoint of
+    it counts."""
+
+    def __init__(self, fault: NoTierReachable, saved_some: bool) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+        self.saved_some = saved_some
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One that came to its decision, and what is told of the backup."""
+
+    writer: BackupWriter
+    result: PipelineResult
+    about: dict[str, Any]
+
+
 async def backup(
     agent: Agent, sources: Sequence[bytes], *, wait_s: float | None, progress: Progress
 ) -> BackupResult:
-    """Back up ``sources`` (absolute paths), waiting ``wait_s`` seconds for a tier (None: for ever). Raises
-    `NoTierReachable`, `SecondInstallation` and what the engine does."""
+    """Back up ``sources`` (absolute paths), waiting ``wait_s`` seconds for a tier (None: for ever); where all are lost
+    it waits again, and goes on from what checkpoints saved on those that are there then. Raises `NoTierReachable`,
+    `SecondInstallation` and what the engine does."""
     started = time.time_ns()
     clock = time.monotonic()
-    progress.phase = "contacting tiers"
-    targets = await reachable_targets(agent.tiers, wait_s, progress=progress)
     about = _about(started)
+    counted = progress.files, progress.dirs, progress.bytes_read
+    attempts = 0
+    done: _Attempt | None = None
+    while done is None:
+        progress.phase = "contacting tiers"
+        targets = await reachable_targets(agent.tiers, wait_s, progress=progress)
+        try:
+            done = await _attempt(agent, sources, targets, dict(about), started, wait_s, progress)
+        except _AllLostError as lost:
+            attempts = 1 if lost.saved_some else attempts + 1
+            if attempts >= ATTEMPTS:
+                raise lost.fault from None
+            log.warning("%s: the backup begins again", lost.fault)
+            progress.files, progress.dirs, progress.bytes_read = counted
+    writer = done.writer
+    if not writer.confirmed:
+        writer.confirmed = await wait_until_held(
+            agent.tiers, writer.revision_number, writer.begun_with, wait_s, progress
+        )
+    return _result(agent, done, time.monotonic() - clock)
+
+
+async def _attempt(
+    agent: Agent,
+    sources: Sequence[bytes],
+    targets: Sequence[Tier],
+    about: dict[str, Any],
+    started: int,
+    wait_s: float | None,
+    progress: Progress,
+) -> _Attempt:
+    """From the scan to the decision, on ``targets``. Whatever ends it before is listed as a failed backup, until an
+    attempt at the same backup succeeds."""
     index, notices = await open_index(
         os.path.join(agent.cache_dir, "index"),
         agent.ring,
@@ -85,25 +140,24 @@ async def backup(
         packs=lambda: agent.state.live_of(ObjectType.PACK),
     )
     cache = FilesCache(os.path.join(agent.cache_dir, "files.sqlite"), agent.ring.repository_id)
+    writer: BackupWriter | None = None
     try:
         writer = await BackupWriter.begin(agent, targets, index, progress, about, wait_s)
-        try:
-            result = await _run(agent, writer, sources, cache, progress)
-            _warn_if_empty(result, sources)
-            await _finish(agent, writer, result, sources, started, about, progress)
-        except BaseException as fault:
-            cache.discard()
-            await writer.abort(_reason(fault))
-            raise
+        result = await _run(agent, writer, sources, cache, progress)
+        _warn_if_empty(result, sources)
+        told = await _finish(agent, writer, result, sources, started, about, progress)
         cache.commit(writer.revision_number)
         index.flush()
-        if not writer.confirmed:
-            writer.confirmed = await wait_until_held(
-                agent.tiers, writer.revision_number, writer.begun_with, wait_s, progress
-            )
         for notice in notices:
             log.warning("index: %s", notice)
-        return _result(agent, writer, result, about, time.monotonic() - clock)
+        return _Attempt(writer, result, told)
+    except BaseException as fault:
+        cache.discard()
+        if writer is not None:
+            await writer.abort(_reason(fault))
+        if isinstance(fault, NoTierReachable):
+            raise _AllLostError(fault, writer is not None and writer.checkpoints > 0) from fault
+        raise
     finally:
         cache.close()
         index.close()
@@ -179,8 +233,9 @@ async def _finish(
     started: int,
     about: dict[str, Any],
     progress: Progress,
-) -> None:
-    """Steps 6 to 8 for the last revision: the snapshot, the record, and the name it is known by."""
+) -> dict[str, Any]:
+    """Steps 6 to 8 for the last revision: the snapshot, the record, and the name it is known by, with all that is
+    told of the backup."""
     progress.phase = "finishing"
     ended = time.time_ns()
     local = datetime.fromtimestamp(started / 1e9).astimezone()
@@ -199,7 +254,7 @@ async def _finish(
         stats=result.stats,
     )
     data = encode_snapshot(agent.ring, snapshot)
-    about |= {
+    told = about | {
         "name": next_name(agent, started),
         "ended": _local_text(ended),
         "status": "partial" if result.warnings else "complete",
@@ -208,7 +263,8 @@ async def _finish(
         "snapshot": object_name(data).hex(),
         "warnings": result.warnings[:100],
     }
-    await writer.finish(data, about)
+    await writer.finish(data, told)
+    return told
 
 
 def _zone() -> str:
@@ -250,9 +306,8 @@ def _is_of(name: str, day: str) -> bool:
     return name.startswith(day) and name[6:].isdigit()
 
 
-def _result(
-    agent: Agent, writer: BackupWriter, result: PipelineResult, about: dict[str, Any], seconds: float
-) -> BackupResult:
+def _result(agent: Agent, done: _Attempt, seconds: float) -> BackupResult:
+    writer, result, about = done.writer, done.result, done.about
     holders = {tier.id for tier in writer.confirmed}
     tiers = [
         BackupTier(t.name, t.state.value, t.id in holders, "" if t.id in holders else t.reason)

@@ -61,6 +61,8 @@ class BackupWriter:
         self._lock = asyncio.Lock()
         self._since = time.monotonic()
         self._revision: Revision | None = None
+        self.checkpoints = 0
+        """How many were made and are on a tier."""
 
     @classmethod
     async def begin(
@@ -140,7 +142,7 @@ class BackupWriter:
         if not confirmed:
             written_to = self._current.begun_with
             confirmed = await wait_until_held(
-                self._agent.tiers, self._current.number, written_to, self._wait_s, self._progress
+                self._agent.tiers, self._current.number, written_to, self._wait_s, self._progress, others=True
             )
             self._progress.phase = "backing up"
         if not confirmed:
@@ -148,6 +150,9 @@ class BackupWriter:
                 "every tier was lost at a checkpoint", "run the backup again; what was sent is kept"
             )
         self._seen(segments)
+        self.checkpoints += 1
+        # The targets are looked at when it is claimed there; another installation may be at work on the others.
+        await self._agent.tiers.look_at(t for t in self._agent.tiers.tiers if t not in confirmed)
         await self._begin(confirmed)
 
     async def _write_segments(self) -> list[tuple[bytes, list[PackEntry]]]:

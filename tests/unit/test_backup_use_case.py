@@ -14,6 +14,7 @@ from tests.support import manifest
 from tests.support.office import Office
 from tests.support.treegen import remove_tree
 
+from tandem_agent import backup as backup_module
 from tandem_agent import backup_writer
 from tandem_agent.backup import BackupResult, backup
 from tandem_agent.backups import BackupInfo, list_backups
@@ -24,7 +25,7 @@ from tandem_agent.restore import restore
 from tandem_agent.resync import sync
 from tandem_agent.tiers import targets
 from tandem_protocol import names
-from tandem_protocol.errors import NoTierReachable, Unavailable
+from tandem_protocol.errors import NoTierReachable, SecondInstallation, Unavailable
 from tandem_protocol.names import ObjectType
 from tandem_protocol.revision import Kind
 from tandem_protocol.stores.memory import MemoryStore
@@ -222,6 +223,90 @@ async def test_every_tier_lost_right_after_a_checkpoint_was_decided(
         assert "checkpoint" in info.error
         desk.down()
         assert await desk.good("vault", (await desk.backup()).revision)
+
+
+@pytest.mark.parametrize("when", ["put", "create"])
+async def test_where_all_targets_are_lost_it_begins_again_on_what_is_there_then(
+    desk: Desk, checkpoints: None, when: str
+) -> None:
+    """The vault dies for good after a checkpoint (or right after one was decided); the remote comes back just then."""
+    desk.more("large", 18 << 20)
+    desk.down("remote")
+    down = breaking(
+        desk, "vault", when, "packs/" if when == "put" else "03.record", 3 if when == "put" else 1
+    )
+    task = asyncio.create_task(desk.backup(None))
+    await down.wait()
+    desk.down("vault")
+    result = await asyncio.wait_for(task, 60)
+    assert (result.status, has_it(result)) == ("complete", ["remote"])
+    assert await desk.good("remote", result.revision)
+    assert [(info.status, info.tiers) for info in desk.listed()] == [("complete", ["remote"])]
+    assert desk.listed()[0].files == 14
+
+
+async def test_a_link_that_broke_once_costs_only_what_came_after_the_last_checkpoint(
+    desk: Desk, checkpoints: None
+) -> None:
+    desk.more("large", 18 << 20)
+    desk.down("remote")
+    down = breaking(desk, "vault", "put", "packs/", 3)
+    task = asyncio.create_task(desk.backup(None))
+    await down.wait()
+    desk.down("remote")
+    result = await asyncio.wait_for(task, 60)
+    assert has_it(result) == ["vault"]
+    assert result.bytes_stored < 15 << 20
+    assert await desk.good("vault", result.revision)
+
+
+async def test_a_tier_that_loses_every_upload_does_not_keep_it_going_for_ever(desk: Desk) -> None:
+    """It can be reached, and nothing gets forward."""
+    puts = []
+
+    def hook(verb: str, name: str) -> bool:
+        if verb == "put":
+            puts.append(name)
+            raise Unavailable("the line was cut")
+        return True
+
+    for place in desk.places.values():
+        place.hook = hook
+    with pytest.raises(NoTierReachable):
+        await asyncio.wait_for(desk.backup(None), 60)
+    assert len(puts) == 2 * 2 * backup_module.ATTEMPTS, "two tiers, two attempts of each link"
+    assert [(info.status, info.tiers) for info in desk.listed()] == [("failed", [])]
+
+
+async def test_another_installation_on_a_tier_that_is_no_target_is_found_at_the_next_checkpoint(
+    desk: Desk, checkpoints: None, tmp_path: Path
+) -> None:
+    """tier-protocol.md, A write, 1: every connected tier is looked at, also between checkpoints."""
+    desk.down("remote")
+    await desk.write()
+    desk.down()
+    clone = desk.clone(tmp_path / "clone")
+    desk.more("large", 18 << 20)
+    working: list[asyncio.Task[None]] = []
+
+    def hook(verb: str, name: str) -> bool:
+        if verb == "create" and name.endswith(".record") and not working:
+            working.append(asyncio.create_task(use_clone()))
+        return True
+
+    async def use_clone() -> None:
+        tiers = clone.open()
+        remote = tiers.tiers[1]
+        await remote.connect()
+        intent = tiers.new_intent({}, above=7)
+        tiers.state.set_intent(intent)
+        await remote.write_claim(intent.number, intent.nonce, intent.parents)
+
+    desk.places["vault"].hook = hook
+    with pytest.raises(SecondInstallation):
+        await asyncio.wait_for(desk.backup(), 60)
+    await working[0]
+    clone.close()
 
 
 # Failing

@@ -80,9 +80,12 @@ async def wait_until_held(
     targets: Iterable[Tier],
     wait_s: float | None,
     progress: Progress | None = None,
+    *,
+    others: bool = False,
 ) -> list[Tier]:
     """The tiers that the decided revision ``number`` is on, once there is one; empty after ``wait_s`` seconds.
-    ``targets`` are those it was written to: it is completed where all its objects already are."""
+    ``targets`` are those it was written to: it is completed where all its objects already are. With ``others`` it is
+    empty too as soon as another tier can be written to."""
     clock = asyncio.get_running_loop().time
     deadline = None if wait_s is None else clock() + wait_s
     state = tiers.state
@@ -95,6 +98,8 @@ async def wait_until_held(
         holders = [tier for tier in tiers.tiers if state.is_on(number, tier.id)]
         if holders or (deadline is not None and clock() >= deadline):
             return holders
+        if others and await _chosen(tiers, None, progress or Progress()):
+            return []
         if progress is not None:
             progress.phase = "waiting for a tier"
         await asyncio.sleep(POLL_S if deadline is None else min(POLL_S, max(0.0, deadline - clock())))

@@ -100,13 +100,7 @@ class TierSet:
         Tiers whose links are still being retried ``patience_s`` after another is online, or at ``deadline``
         (of the loop's clock), are left offline: they lag, and catch up later. Raises `SecondInstallation`.
         """
-        tasks = {asyncio.create_task(_meet(tier), name=f"contact {tier.name}"): tier for tier in self.tiers}
-        try:
-            await self._settle(tasks, self.patience_s if patience_s is None else patience_s, deadline)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._meet_all(self.tiers, self.patience_s if patience_s is None else patience_s, deadline)
         self._end_pending()
         late = [tier for tier in self.tiers if tier.is_late and tier.connected]
         if join and late:
@@ -116,6 +110,20 @@ class TierSet:
         for tier in self.reachable:
             await self._level_now(tier)
         self.remember()
+
+    async def look_at(self, tiers: Iterable[Tier]) -> None:
+        """Step 1 of a further write of the same operation, for those of ``tiers`` that are connected. Raises
+        `SecondInstallation`."""
+        await self._meet_all([tier for tier in tiers if tier.connected], self.patience_s, self.soon())
+
+    async def _meet_all(self, tiers: Iterable[Tier], patience_s: float, deadline: float | None) -> None:
+        tasks = {asyncio.create_task(_meet(tier), name=f"contact {tier.name}"): tier for tier in tiers}
+        try:
+            await self._settle(tasks, patience_s, deadline)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def remember(self) -> None:
         """Keep every tier's state, for people to see."""
