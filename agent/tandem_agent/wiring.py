@@ -29,6 +29,7 @@ from tandem_protocol.keys import (
     slot_info,
 )
 from tandem_protocol.store import Store
+from tandem_protocol.stores.parts import KnownParts
 from tandem_protocol.stores.retrying import RetryingStore, RetryPolicy
 
 AGENT_KEY = "agent.key"
@@ -193,18 +194,22 @@ def make_retrying(
     """The retrying store of one tier as configured; ``attempts`` instead of the configured number."""
     retries = tier.retries
     policy = RetryPolicy(attempts or retries.attempts, retries.first_delay_seconds, retries.max_delay_seconds)
-    return RetryingStore(lambda: make_store(config, tier, make_root), policy)
+    parts = KnownParts()
+    return RetryingStore(lambda: make_store(config, tier, make_root, parts), policy)
 
 
-def make_store(config: Config, tier: TierConfig, make_root: bool = False) -> Store:
-    """An unopened store of one tier. Libraries are loaded only for those that need them."""
+def make_store(
+    config: Config, tier: TierConfig, make_root: bool = False, parts: KnownParts | None = None
+) -> Store:
+    """An unopened store of one tier. Libraries are loaded only for those that need them. ``parts``: what earlier
+    sessions know of cut uploads."""
     place = tier.place
     if place.scheme == "file":
         from tandem_protocol.stores.directory import DirectoryStore
 
         return DirectoryStore(place.path, make_root=make_root)
     if place.scheme in _FTP_TLS:
-        return _make_ftp_store(tier, make_root)
+        return _make_ftp_store(tier, make_root, parts)
     if tier.identity_file and not os.path.exists(tier.identity_file):
         raise Usage(
             f"tier {tier.name}: the SSH key {tier.identity_file} is not there",
@@ -222,10 +227,10 @@ def make_store(config: Config, tier: TierConfig, make_root: bool = False) -> Sto
         password=tier_password(tier),
         known_hosts=(*pinned_lines(config, place), *tier.host_keys),
     )
-    return SftpStore(target, make_root=make_root)
+    return SftpStore(target, make_root=make_root, parts=parts)
 
 
-def _make_ftp_store(tier: TierConfig, make_root: bool) -> Store:
+def _make_ftp_store(tier: TierConfig, make_root: bool, parts: KnownParts | None) -> Store:
     from tandem_protocol.stores.ftp import FtpStore
     from tandem_protocol.stores.ftp_target import FtpTarget
 
@@ -242,7 +247,7 @@ def _make_ftp_store(tier: TierConfig, make_root: bool) -> Store:
         ca_file=tier.ca_file,
         certificate_fingerprint=tier.certificate_fingerprint,
     )
-    return FtpStore(target, make_root=make_root)
+    return FtpStore(target, make_root=make_root, parts=parts)
 
 
 def host_alias(place: Place) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.soak import proxy as soak
 from tests.support import manifest, treegen
-from tests.support.faultproxy import Fault, Kind, Plan, always
+from tests.support.faultproxy import Direction, Fault, Kind, Plan, always
 from tests.support.lab import Lab, Outcome
 from tests.support.levelcheck import unlike
 from tests.support.proxied import Proxied, proxied
@@ -94,12 +94,14 @@ def test_the_tenth_failure_marks_the_tier_and_the_other_has_the_backup(tmp_path:
         assert not unlike({n: p.folder for n, p in made.places.items()}, f"{made.home}/state")
 
 
+@pytest.mark.parametrize("counted", ["up", "both"])
 @pytest.mark.parametrize("kind", SERVERS)
-def test_a_link_that_breaks_every_20_mb_still_delivers(tmp_path: Path, kind: str) -> None:
+def test_a_link_that_breaks_every_20_mb_still_delivers(tmp_path: Path, kind: str, counted: Direction) -> None:
+    """``both``: what is read back of a part, before it is gone on from, wears the link out as well."""
     with lab(tmp_path, kind, vault=False) as (made, server):
         treegen.write_random(f"{made.source}/big", 64 * MIB, 2)
         before = server.proxy.bytes_up
-        server.proxy.follow(always(Fault(Kind.RESET, "up", 20_000_000)))
+        server.proxy.follow(always(Fault(Kind.RESET, counted, 20_000_000)))
         backup = made.backup()
         assert server.proxy.struck[Kind.RESET] >= (3 if kind == "openssh" else 2)
         assert server.proxy.bytes_up - before < 1.5 * 64 * MIB

@@ -28,7 +28,7 @@ _PATIENCE_S = 60.0
 _PORTS = range(12_000, 32_000)
 """Where ports are taken from: below those that the kernel gives to clients."""
 
-Direction = Literal["up", "down"]
+Direction = Literal["up", "down", "both"]
 
 
 class Kind(StrEnum):
@@ -47,7 +47,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """``direction`` up is from the client to the server."""
+    """``direction`` up is from the client to the server; with both, all bytes count together."""
 
     kind: Kind
     direction: Direction = "up"
@@ -238,6 +238,8 @@ class _Link:
     ) -> None:
         self._proxy, self._client, self._server, self._fault = proxy, client, server, fault
         self._loop = asyncio.get_running_loop()
+        self._left = 0 if fault is None else fault.after
+        self._struck = False
         self._moving = asyncio.Event()
         self._moving.set()
 
@@ -253,22 +255,23 @@ class _Link:
             await _cancelled(ways)
 
     async def _way(self, source: socket.socket, sink: socket.socket, direction: Direction) -> None:
-        fault = self._fault if self._fault is not None and self._fault.direction == direction else None
-        left = None if fault is None else fault.after
-        struck = False
+        fault = self._fault
+        if fault is not None and fault.direction not in (direction, "both"):
+            fault = None
         while True:
-            if fault is not None and left == 0:
-                left, struck = None, True
+            if fault is not None and self._left <= 0 and not self._struck:
+                self._struck = True
                 self._proxy.note_strike(fault)
                 await self._strike(fault, source, sink)
-            data = await self._loop.sock_recv(source, CHUNK if left is None else min(CHUNK, left))
+            waits = fault is not None and not self._struck
+            data = await self._loop.sock_recv(source, min(CHUNK, max(1, self._left)) if waits else CHUNK)
             await self._moving.wait()
             if not data:
                 sink.shutdown(socket.SHUT_WR)
                 return
-            await self._send(sink, data, fault if struck else None)
+            await self._send(sink, data, fault if self._struck else None)
             self._proxy.note_bytes(direction, len(data))
-            left = None if left is None else left - len(data)
+            self._left -= len(data) * (fault is not None)
 
     async def _strike(self, fault: Fault, source: socket.socket, sink: socket.socket) -> None:
         if fault.kind in (Kind.CUT, Kind.RESET):

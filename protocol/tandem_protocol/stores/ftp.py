@@ -18,6 +18,7 @@ from .faults import check_name
 from .ftp_folder import FtpFolder
 from .ftp_link import FtpLink
 from .ftp_target import FtpTarget
+from .parts import KnownParts
 
 _GIVE_UP_S = 5.0
 _T = TypeVar("_T")
@@ -26,15 +27,16 @@ _T = TypeVar("_T")
 class _Session:
     """One login, its thread, and the folder beyond it."""
 
-    def __init__(self, target: FtpTarget, make_root: bool) -> None:
+    def __init__(self, target: FtpTarget, make_root: bool, parts: KnownParts) -> None:
         self.link = FtpLink(target)
+        self.parts = parts
         self.make_root = make_root
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="tandem-ftp")
         self.folder: FtpFolder | None = None
 
     def connect(self) -> None:
         self.link.start()
-        folder = FtpFolder(self.link)
+        folder = FtpFolder(self.link, self.parts)
         folder.enter(self.make_root)
         self.folder = folder
 
@@ -44,14 +46,15 @@ class FtpStore(Store):
 
     power_safe = False
 
-    def __init__(self, target: FtpTarget, make_root: bool = False) -> None:
+    def __init__(self, target: FtpTarget, make_root: bool = False, parts: KnownParts | None = None) -> None:
         self.target = target
+        self._parts = parts or KnownParts()
         self._make_root = make_root
         self._session: _Session | None = None
 
     async def open(self) -> None:
         await self.close()
-        session = self._session = _Session(self.target, self._make_root)
+        session = self._session = _Session(self.target, self._make_root, self._parts)
         try:
             await self._run(session.connect)
         except BaseException:

@@ -95,11 +95,13 @@ class FtpData:
                 raise ReplyError(452, error.text) from error
             raise
 
-    def receive(self, conn: socket.socket, view: memoryview, is_all: bool) -> int:
+    def receive(
+        self, conn: socket.socket, view: memoryview, is_all: bool, came: Callable[[int], None] | None = None
+    ) -> int:
         """Bytes received into ``view``, fewer than it takes only if the server sent no more. ``is_all``: the
-        object ends there; else the server is cut short."""
+        object ends there; else the server is cut short. ``came`` is told how many there are, as they come."""
         with conn:
-            got = self._fill(conn, view)
+            got = self._fill(conn, view, came)
             if got == len(view) and is_all and self._fill(conn, memoryview(bytearray(1))):
                 raise Corrupt(f"{self._link.target.place}: the server sends more than it said is there")
             self._farewell(conn)
@@ -109,7 +111,7 @@ class FtpData:
             self._link.voidresp()
         return got
 
-    def _fill(self, conn: socket.socket, view: memoryview) -> int:
+    def _fill(self, conn: socket.socket, view: memoryview, came: Callable[[int], None] | None = None) -> int:
         got = 0
         while got < len(view):
             stop = min(got + BLOCK, len(view))
@@ -124,6 +126,8 @@ class FtpData:
                 if not count:
                     return got
                 got += count
+                if came is not None:
+                    came(got)
         return got
 
     def _after_cut(self) -> None:

@@ -18,13 +18,19 @@ from .faults import temporary_name
 from .folder import CONTENT
 from .ftp_calls import FtpCalls
 from .ftp_errors import LOOK_CLOSER, ReplyError, from_reply
+from .ftp_link import FtpLink
+from .parts import SLICE, KnownParts
 
 MAX_OBJECT = 256 * 1024 * 1024
 """Bytes of the longest object that is read whole: a server's word on a size is not trusted beyond it."""
 
 
 class FtpFolder(FtpCalls):
-    """The verbs, in one session. Names are checked by the caller."""
+    """The verbs, in one session. Names are checked by the caller. ``parts`` outlives it."""
+
+    def __init__(self, link: FtpLink, parts: KnownParts | None = None) -> None:
+        super().__init__(link)
+        self._parts = parts or KnownParts()
 
     def create(self, name: str, data: memoryview) -> None:
         box = temporary_name(name)
@@ -64,6 +70,7 @@ class FtpFolder(FtpCalls):
             if done < len(data) or not data:
                 self._upload(part, data, done, sent)
             size, *there = self._sizes([part, name, f"{name}/{CONTENT}"])
+            self._parts.forget(part)
             if size != len(data):
                 self._forget(part)
                 raise Unavailable(f"{self._place}: {part} has {size} bytes where {len(data)} were written")
@@ -85,14 +92,29 @@ class FtpFolder(FtpCalls):
         """Bytes of the part that are there and right; a wrong part is removed."""
         if size is None:
             return 0
-        if 0 < size <= len(data):
-            found = bytearray(size)
-            conn = self._data.begin(f"RETR {self._path(part)}")
-            if self._data.receive(conn, memoryview(found), is_all=True) == size and found == data[:size]:
-                return size
+        if 0 < size <= len(data) and self._is_good(part, size, data):
+            return size
         # Removed, not overwritten: a session that was cut may still be writing to it.
+        self._parts.forget(part)
         self._link.voidcmd(f"DELE {self._path(part)}")
         return 0
+
+    def _is_good(self, part: str, size: int, data: memoryview) -> bool:
+        """Whether the part is the beginning of ``data``; what was found so stays known, wherever this ends."""
+        first = good = self._parts.good(part, size)
+        if first == size:
+            return True
+        found = memoryview(bytearray(size - first))
+
+        def came(count: int) -> None:
+            nonlocal good
+            stop = first + count
+            if (stop - good >= SLICE or stop == size) and found[good - first : count] == data[good:stop]:
+                self._parts.note(part, stop)
+                good = stop
+
+        conn = self._data.begin(f"RETR {self._path(part)}", first)
+        return self._data.receive(conn, found, is_all=True, came=came) == len(found) and good == size
 
     def _upload(self, part: str, data: memoryview, done: int, sent: Callable[[int], None]) -> None:
         try:

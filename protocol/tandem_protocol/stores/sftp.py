@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..errors import Corrupt, TandemError, Unavailable
 from ..store import Buffer, Entry, Store
 from .faults import check_name
+from .parts import KnownParts
 from .sftp_transport import SftpTarget, SshPipe, uses_system_ssh
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ _T = TypeVar("_T")
 class _Connection:
     """One link, its thread, and the folder beyond it."""
 
-    def __init__(self, target: SftpTarget) -> None:
+    def __init__(self, target: SftpTarget, parts: KnownParts) -> None:
         self.target = target
+        self.parts = parts
         self.link = _make_link(target)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="tandem-sftp")
         self.folder: SftpFolder | None = None
@@ -52,7 +54,7 @@ class _Connection:
 
         requests = Requests(self.link, self.target.deadline_s)
         self.link.connected()
-        folder = SftpFolder(requests, self.target.path, self.target.place)
+        folder = SftpFolder(requests, self.target.path, self.target.place, self.parts)
         folder.enter(make_root)
         self.round_trip_s = min(_seconds(folder.enter, False) for _ in range(2))
         self.folder = folder
@@ -84,8 +86,9 @@ class SftpStore(Store):
     """Names are files below ``target.path``. ``parallel`` is known once it is open; the further connections of
     a far server are then still on their way, and the first serves alone until they are there."""
 
-    def __init__(self, target: SftpTarget, make_root: bool = False) -> None:
+    def __init__(self, target: SftpTarget, make_root: bool = False, parts: KnownParts | None = None) -> None:
         self.target = target
+        self._parts = parts or KnownParts()
         self._make_root = make_root
         self._connections: list[_Connection] = []
         self._more: asyncio.Task[None] | None = None
@@ -93,7 +96,7 @@ class SftpStore(Store):
 
     async def open(self) -> None:
         await self.close()
-        first = _Connection(self.target)
+        first = _Connection(self.target, self._parts)
         self._connections = [first]
         try:
             await self._on_thread(first, first.connect, self._make_root)
@@ -104,7 +107,7 @@ class SftpStore(Store):
         self.power_safe = first.folder.power_safe
         self.parallel = self.uploads = FAR_CONNECTIONS if first.round_trip_s > FAR_S else 1
         if self.parallel > 1:
-            more = [_Connection(self.target) for _ in range(self.parallel - 1)]
+            more = [_Connection(self.target, self._parts) for _ in range(self.parallel - 1)]
             self._connections += more
             self._more = asyncio.create_task(self._connect_more(more), name="further SFTP connections")
 

@@ -19,9 +19,10 @@ from ..names import valid
 from ..store import Entry
 from .faults import temporary_name
 from .folder import CONTENT
+from .parts import SLICE, KnownParts
 from .sftp_calls import HARDLINK, SftpCalls
 from .sftp_errors import StatusError
-from .sftp_requests import Reply, read_attributes
+from .sftp_requests import Reply, Requests, read_attributes
 
 MAX_OBJECT = 256 * 1024 * 1024
 """Bytes of the longest object that is read whole: a server's word on a size is not trusted beyond it."""
@@ -34,7 +35,11 @@ _LOOK_AHEAD = 256
 
 
 class SftpFolder(SftpCalls):
-    """The verbs, in one session. Names are checked by the caller."""
+    """The verbs, in one session. Names are checked by the caller. ``parts`` outlives it."""
+
+    def __init__(self, requests: Requests, root: str, place: str, parts: KnownParts | None = None) -> None:
+        super().__init__(requests, root, place)
+        self._parts = parts or KnownParts()
 
     def create(self, name: str, data: memoryview) -> None:
         temporary = temporary_name(name)
@@ -114,9 +119,11 @@ class SftpFolder(SftpCalls):
                 raise
             self._discard(part)
         self._sync(handle)
+        self._parts.forget(part)
 
     def _discard(self, part: str) -> None:
         """Remove a part before anything else happens: the next upload takes the same name."""
+        self._parts.forget(part)
         with suppress(StatusError):
             self._requests.call(sftp.CMD_REMOVE, self._path(part))
 
@@ -129,13 +136,32 @@ class SftpFolder(SftpCalls):
                 raise
         handle = self._open(self._path(part), sftp.SFTP_FLAG_READ | sftp.SFTP_FLAG_WRITE)
         size = read_attributes(self._requests.call(sftp.CMD_FSTAT, handle)).size
-        if 0 < size <= len(data):
-            found = bytearray(size)
-            if self._requests.read_into(handle, 0, memoryview(found)) == size and found == data[:size]:
-                return handle, size
+        if 0 < size <= len(data) and self._is_good(handle, part, size, data):
+            return handle, size
         self._later(sftp.CMD_CLOSE, handle)
+        self._parts.forget(part)
         self._requests.call(sftp.CMD_REMOVE, self._path(part))
         return self._open_new(part), 0
+
+    def _is_good(self, handle: bytes, part: str, size: int, data: memoryview) -> bool:
+        """Whether the part is the beginning of ``data``; what was found so stays known, wherever this ends."""
+        start = self._parts.good(part, size)
+        if start < size:
+            try:
+                self._sync(handle)  # first, so that a crash of the server cannot undo what is read now
+            except StatusError:
+                self._discard(part)
+                raise
+        while start < size:
+            found = bytearray(min(SLICE, size - start))
+            stop = start + len(found)
+            if self._requests.read_into(handle, start, memoryview(found)) < len(found):
+                return False
+            if found != data[start:stop]:
+                return False
+            self._parts.note(part, stop)
+            start = stop
+        return True
 
     def _is_there(self, name: str, length: int) -> bool:
         """Whether the object is there with this size, durably; `Exists` if with another."""
