@@ -33,7 +33,7 @@ def tier_of(repo: BigRepo, plan: BigTier, parallel: int = 1024) -> tuple[Tier, B
 
 
 def made(stack: ExitStack, path: Path, revisions: int, level: int | None) -> BigRepo:
-    objects = min(3 * revisions, 5_000)
+    objects = revisions + 20  # at least one in each revision, as of backups
     repo = BigRepo(path, revisions, objects, {"vault": None, "remote": level})
     stack.callback(repo.state.close)
     return repo
