@@ -176,6 +176,11 @@ class State(TierBook, LiveBook):
                 DAMAGED,
             ) from fault
 
+    def kind_of(self, number: int) -> Kind | None:
+        """What revision ``number`` did; None if the journal does not have it."""
+        row = self._db.row("SELECT kind FROM journal WHERE n = ?", (number,))
+        return None if row is None else Kind(row[0])
+
     def has_kind(self, kind: Kind) -> bool:
         """Whether the journal has a revision of this kind."""
         found = self._db.row("SELECT 1 FROM journal WHERE kind = ? LIMIT 1", (kind.value,))

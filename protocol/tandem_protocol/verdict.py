@@ -65,7 +65,9 @@ class Pending:
 class Believed:
     """What this installation knows, for one tier. ``last_written`` and ``highest_held`` are 0 for none;
     ``start`` is the base that the tier started from: nothing below it is looked at. ``closed``: hashes of records
-    that ended somebody else's numbers there, for a join that is not decided yet."""
+    that ended somebody else's numbers there, for a join that is not decided yet. ``fence``: number of the takeover
+    or join that read this tier into the history, while the tier does not hold it: its claim stands there since before
+    the reading; 0 for none."""
 
     repository_id: bytes
     tier_id: bytes
@@ -82,6 +84,7 @@ class Believed:
     imported: bool = True
     to_compare: bool = False
     closed: Mapping[int, bytes] = field(default_factory=dict)
+    fence: int = 0
 
 
 class State(StrEnum):
@@ -297,8 +300,10 @@ def _lost(seen: Seen, believed: Believed) -> str:
         if found.record is None or found.claim is None:
             return f"revision {number} is gone"
     pending = believed.pending
-    if pending is not None and pending.answered and seen.numbers.get(pending.number, nothing).claim is None:
-        return f"the claim of revision {pending.number} is gone"
+    answered = {pending.number} if pending is not None and pending.answered else set()
+    for number in sorted((answered | {believed.fence}) - {0}):
+        if seen.numbers.get(number, nothing).claim is None:
+            return f"the claim of revision {number} is gone"
     for number, found in sorted(seen.numbers.items()):
         if found.claim is None and found.record is not None:
             return f"the claim of revision {number} is gone"

@@ -51,7 +51,7 @@ class Site:
         cheap = partial(passphrase_slot, memory_kib=8, passes=1, lanes=1)
         monkeypatch.setattr(init_module, "passphrase_slot", cheap)
 
-    def _store(self, _config: Config, tier: TierConfig, _root: bool = False) -> SwitchedStore:
+    def _store(self, _config: Config, tier: TierConfig, *_: object) -> SwitchedStore:
         return SwitchedStore(self.places[tier.place.path.strip("/")])
 
     def machine(self, name: str) -> Machine:

@@ -192,7 +192,7 @@ class _Reading:
         """The numbers of which a verdict asks whether claim and record are still there."""
         believed = self._believed
         pending = believed.pending.number if believed.pending is not None else 0
-        return believed.highest_held, believed.last_written, pending
+        return believed.highest_held, believed.last_written, pending, believed.fence
 
     def _kinds_of_trouble(self, number: int, found: SeenNumber) -> Iterator[str]:
         """Nothing for a number where nothing stands, or only what is ours."""

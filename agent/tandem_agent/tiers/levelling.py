@@ -9,6 +9,7 @@ that was stopped, wherever it was, goes on there: a write stops it at once (`Tie
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -18,16 +19,19 @@ from tandem_agent.progress import Progress
 from tandem_agent.state import State
 from tandem_agent.tiers.comparing import compare
 from tandem_agent.tiers.tier import Tier
-from tandem_agent.tiers.tierset import TierSet, refresh
+from tandem_agent.tiers.tierset import TierSet, confirm, refresh
+from tandem_agent.tiers.writing import Revision
 from tandem_protocol import names
 from tandem_protocol.errors import Corrupt, Missing, SecondInstallation, TandemError, Unavailable
 from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.names import ObjectType
 from tandem_protocol.planning import TierFacts, writable_now
 from tandem_protocol.replicate import Outcome, in_parallel, read_verified, replicate, sizes_of
-from tandem_protocol.revision import ObjectRef, Record
+from tandem_protocol.revision import Kind, ObjectRef, Record
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import State as TierState
+
+log = logging.getLogger(__name__)
 
 BATCH_REVISIONS = 1024
 """Revisions that are claimed, copied and confirmed together: a tier never has more claims left open."""
@@ -53,7 +57,8 @@ async def level_tier(tiers: TierSet, tier: Tier, full: bool, progress: Progress)
     progress.phase = f"synchronising {tier.name}"
     reason = tier.reason
     tier.set_state(TierState.SYNCING, reason)
-    work = asyncio.ensure_future(_Levelling(tiers, tier, progress, outcome).run(full))
+    levelling = _Levelling(tiers, tier, progress, outcome)
+    work = asyncio.ensure_future(levelling.run(full))
     with tiers.levelling(work):
         try:
             await work
@@ -71,7 +76,36 @@ async def level_tier(tiers: TierSet, tier: Tier, full: bool, progress: Progress)
             if tier.state is TierState.SYNCING:
                 tier.set_state(TierState.LAGGING, reason)
                 refresh(tier)
+    if levelling.unmarked and tier.reachable and not outcome.stopped:
+        await _mark(tiers, tier, levelling.unmarked)
     return outcome
+
+
+async def _mark(tiers: TierSet, tier: Tier, brought: set[bytes]) -> None:
+    """What was brought without a record of its own counts once a record stands there that was written after it:
+    only what was last written is missed when a storage is rolled back. An empty revision of kind check, there and
+    on all that are level."""
+    others = [other for other in tiers.tiers if other is not tier and other.reachable and other.is_complete]
+    reason = tier.reason
+    try:
+        revision = await Revision.begin(tiers, [tier, *others], Progress())
+        try:
+            confirmed = await revision.commit(
+                Kind.CHECK, {"reason": "what was mended there counts from here"}
+            )
+        except BaseException as fault:
+            await revision.abort(str(fault) or type(fault).__name__)
+            raise
+    except SecondInstallation:
+        raise
+    except TandemError as fault:
+        log.warning("tier %s: what was brought does not count yet: %s", tier.name, fault)
+        return
+    if tier in confirmed:
+        tiers.state.remove_lacking(tier.id, brought)
+        refresh(tier)
+        if not tier.is_complete:
+            tier.set_state(TierState.LAGGING, reason)
 
 
 def announce(tiers: TierSet, lagging: Iterable[Tier], progress: Progress) -> None:
@@ -112,16 +146,22 @@ class _Levelling:
         self._state: State = tiers.state
         self._counters = progress.tier(tier.name)
         self._outcome = outcome
+        self.unmarked: set[bytes] = set()
+        """What was brought and no record there was written after."""
 
     async def run(self, full: bool) -> None:
         tier, state = self._tier, self._state
         full = full or tier.row.to_compare
+        if full:
+            await tier.audit()
         different = await self._compare() if full else None
         await tier.write_epoch()
         # Each is made when the one before is done: what that brought is not asked for again.
         for batch in self._batches():
             await self._level(batch, different)
         if full:
+            # Once more: a roll-back between the first listing and the claims would have gone unnoticed.
+            await self._compare()
             state.add_lacking(tier.id, self._outcome.failed)
             state.set_compared(tier.id)
         tier.set_state(TierState.LAGGING, tier.reason)
@@ -298,20 +338,29 @@ class _Levelling:
             refresh(other)
 
     async def _finish(self, batch: _Batch, present: dict[bytes, int]) -> None:
-        """The records whose objects are all there, the highest last; a look; then it is known."""
+        """The records whose objects are all there, the highest last; a look, and the sizes once more; then it is
+        known. A record that was written after them is what a roll-back cannot take away unnoticed: without one, what
+        was brought goes on counting as lacking until there is (`unmarked`)."""
         tier, state = self._tier, self._state
         held = tier.facts()
         known = {o.name: o.size for o in batch.live.values() if held.holds_last(o)}
         ready = writable_now(batch.records, known | present, tier.id, batch.live, tier.row.start)
         await in_parallel(tier.store.parallel, [partial(self._write, number) for number in ready[:-1]])
-        for number in ready[-1:]:
-            await self._write(number)
+        marked = bool(ready) and await tier.write_record(state.record(ready[-1]))
         if reason := await tier.verify(ready):
             raise Unavailable(f"tier {tier.name}: {reason}")
         tier.set_state(TierState.SYNCING, tier.reason)
-        good = {o.name for o in batch.wanted if present.get(o.name) == o.size}
-        state.remove_lacking(tier.id, held.lacking & good)
-        state.confirm(ready, [tier.id])
+        brought = [o for o in batch.wanted if present.get(o.name) == o.size]
+        there = await sizes_of(tier.store, brought)
+        if any(there.get(o.name) != o.size for o in brought):
+            raise Unavailable(f"tier {tier.name} lost what it had just been sent")
+        self.unmarked |= {o.name for o in brought if o.name in held.lacking or not marked}
+        if not marked:
+            state.add_lacking(tier.id, self.unmarked)
+        await confirm(tier, state, ready)
+        if marked:
+            state.remove_lacking(tier.id, self.unmarked)
+            self.unmarked.clear()
 
     async def _write(self, number: int) -> None:
         await self._tier.write_record(self._state.record(number))

@@ -11,7 +11,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 
 from tandem_agent.state import State, TierRow, now_text
 from tandem_agent.tiers.contact import read_tier
@@ -29,7 +30,15 @@ from tandem_protocol.history import LiveObject
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.names import ObjectType
 from tandem_protocol.planning import TierFacts
-from tandem_protocol.revision import MAX_RECORD, Claim, Record, make_claim, open_details, parse_claim
+from tandem_protocol.revision import (
+    MAX_RECORD,
+    Claim,
+    Kind,
+    Record,
+    make_claim,
+    open_details,
+    parse_claim,
+)
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import Believed, Case, Pending, Rewrite, Seen, Verdict, judge
 from tandem_protocol.verdict import State as TierState
@@ -78,6 +87,15 @@ class Tier:
     def reachable(self) -> bool:
         """Whether it may be written to, or levelled."""
         return self.connected and not self.is_late
+
+    @property
+    def fence(self) -> int:
+        """The takeover or join that read this tier, until the tier holds it; else 0. Its claim was put up before the
+        reading, and is never written again: without it nothing is known of what was read."""
+        row = self.row
+        if not row.imported or row.floor or not self._state.is_missing(self.id, row.start):
+            return 0
+        return row.start if self._state.kind_of(row.start) in (Kind.TAKEOVER, Kind.JOIN) else 0
 
     def facts(self) -> TierFacts:
         """What planning needs to know of this tier, as of now."""
@@ -129,6 +147,7 @@ class Tier:
             imported=row.imported,
             to_compare=row.to_compare,
             closed=self._state.closed(self.id),
+            fence=self.fence,
         )
 
     # Sessions and looks
@@ -160,6 +179,37 @@ class Tier:
         self.set_state(verdict.state, verdict.reason)
         return verdict
 
+    async def audit(self) -> None:
+        """As `look`, but at every claim and record that should be there, however old: no other look reads those again.
+        What is damaged is moved aside, and it and what is gone is written again."""
+        verdict = await self._judge(self.store, whole=True)
+        if verdict.case is not Case.LEVEL:
+            raise Refused(f"tier {self.name}: {verdict.reason}", "see tandem tiers")
+        for repair in verdict.repairs:
+            await self._rewrite(repair)
+        await self._write_gone({(repair.what, repair.number) for repair in verdict.repairs})
+
+    async def _write_gone(self, mended: Collection[tuple[str, int]]) -> None:
+        """Write again what the last look did not find of the revisions held, but for what is ``mended`` already."""
+        assert self.seen is not None
+        missing, start = set(self._state.missing(self.id)), self.row.start
+        for number in self._state.journal:
+            if number < start or number in missing:
+                continue
+            if number in self.seen.claimed and number in self.seen.recorded:
+                continue
+            record = self._state.record(number)
+            if number not in self.seen.claimed and ("claim", number) not in mended:
+                await self.write_claim(number, record.nonce, record.claim_parents, mending=True)
+                log.warning(
+                    "tier %s: the claim of revision %d was gone and is there again", self.name, number
+                )
+            if number not in self.seen.recorded and ("record", number) not in mended:
+                await self._replace(names.record_path(number), record.data)
+                log.warning(
+                    "tier %s: the record of revision %d was gone and is there again", self.name, number
+                )
+
     async def verify(self, numbers: Iterable[int]) -> str:
         """Look, after the records ``numbers`` were written: "" if claim and record of each stand there as the
         journal says, else why they must not be counted as held. A server may say done and forget it."""
@@ -172,12 +222,15 @@ class Tier:
                 return f"revision {number} was written there and is not to be found"
         return ""
 
-    async def _judge(self, store: Store) -> Verdict:
+    async def _judge(self, store: Store, whole: bool = False) -> Verdict:
+        """``whole``: read all numbers, and judge as one does while comparing, when what is gone is no event."""
         believed = self.believed()
         assert self._installed is not None
-        revision = self._state.tier_revision(self.id) if self._state.head else 0
+        revision = self._state.tier_revision(self.id) if self._state.head and not whole else 0
+        believed = replace(believed, to_compare=True) if whole else believed
         # Held above a gap: looked at when it was confirmed, and not again at each look, as what is below it.
-        held = self._state.held_above(self.id, revision) if believed.highest_held > revision else ()
+        counts = believed.highest_held > revision and not whole
+        held = self._state.held_above(self.id, revision) if counts else ()
         self.seen = await read_tier(store, believed, self._installed.root_public, revision, held)
         verdict = judge(self.seen, believed)
         if verdict.case is Case.SECOND_INSTALLATION:
@@ -267,7 +320,9 @@ class Tier:
     async def write_claim(
         self, number: int, nonce: bytes, parents: tuple[bytes, ...], mending: bool = False
     ) -> None:
-        """Claim ``number``; one of ours that is there already is ours."""
+        """Claim ``number``; one of ours that is there already is ours. A fence is not put up again (see `fence`)."""
+        if number == self.fence and not mending:
+            return
         assert self._installed is not None
         details = {"host": socket.gethostname(), "time": now_text()}
         setup = self._installed
@@ -284,20 +339,23 @@ class Tier:
 
         await self._create(names.claim_path(number), claim.data, is_ours, mending)
 
-    async def write_record(self, record: Record) -> None:
-        """Write a record of the journal; a damaged one in its place is moved aside first."""
+    async def write_record(self, record: Record) -> bool:
+        """Write a record of the journal; a damaged one in its place is moved aside first. Gives whether it was
+        written now, and not there before."""
         path = names.record_path(record.number)
-        await self._create(path, record.data, lambda found: found == record.data)
+        return await self._create(path, record.data, lambda found: found == record.data)
 
     async def _create(
         self, path: str, data: bytes, is_ours: Callable[[bytes], bool], mending: bool = False
-    ) -> None:
-        """Publish once. ``mending``: from within a look, which must not start another one."""
+    ) -> bool:
+        """Publish once; whether it was not there before. ``mending``: from within a look, which must not start
+        another one."""
         try:
             await self.store.create(path, data)
+            return True
         except Exists:
             if is_ours(await self._read(path)):
-                return
+                return False
             if not mending:
                 # Foreign or damaged: the look tells which, mends what is ours, and raises if it is not.
                 await self.look()
@@ -305,6 +363,7 @@ class Tier:
                 raise Refused(
                     f"tier {self.name}: {path} is damaged or not ours", "see tandem tiers"
                 ) from None
+            return False
 
     async def _read(self, path: str) -> bytes:
         return await self.store.read(path, 0, MAX_RECORD + 1)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from tandem_agent.state import Intent, State, now_text
+from tandem_agent.tiers.comparing import compare
 from tandem_agent.tiers.tier import Tier
 from tandem_protocol.errors import SecondInstallation, TandemError
 from tandem_protocol.history import Live, LiveObject
@@ -266,8 +267,21 @@ async def write_revisions(tier: Tier, state: State, numbers: list[int]) -> None:
     if reason:
         log.warning("tier %s: not confirmed, %s", tier.name, reason)
         return
-    state.confirm(numbers, [tier.id])
+    await confirm(tier, state, numbers)
     refresh(tier)
+
+
+async def confirm(tier: Tier, state: State, numbers: list[int]) -> None:
+    """From now on these revisions, whose records stand there, are held. What a takeover or join read is listed again
+    now that its record is there: a roll-back since the reading cannot have gone unnoticed after it."""
+    lost: list[bytes] = []
+    if tier.fence in numbers:
+        async with aclosing(compare(tier.store, state.live_named, tier.id)) as pieces:
+            async for piece in pieces:
+                lost += [one.found.name for one in piece if one.found.added <= tier.fence]
+    with state.together():
+        state.add_lacking(tier.id, lost)
+        state.confirm(numbers, [tier.id])
 
 
 def refresh(tier: Tier) -> None:
