@@ -76,7 +76,7 @@ async def level_tier(tiers: TierSet, tier: Tier, full: bool, progress: Progress)
             if tier.state is TierState.SYNCING:
                 tier.set_state(TierState.LAGGING, reason)
                 refresh(tier)
-    if levelling.unmarked and tier.reachable and not outcome.stopped:
+    if (levelling.unmarked or levelling.needs_mark) and tier.reachable and not outcome.stopped:
         await _mark(tiers, tier, levelling.unmarked)
     return outcome
 
@@ -148,6 +148,8 @@ class _Levelling:
         self._outcome = outcome
         self.unmarked: set[bytes] = set()
         """What was brought and no record there was written after."""
+        self.needs_mark = False
+        """Records came below one that stood there already: that one says nothing of them."""
 
     async def run(self, full: bool) -> None:
         tier, state = self._tier, self._state
@@ -357,8 +359,10 @@ class _Levelling:
         self.unmarked |= {o.name for o in brought if o.name in held.lacking or not marked}
         if not marked:
             state.add_lacking(tier.id, self.unmarked)
+            self.needs_mark |= len(ready) > 1
         await confirm(tier, state, ready)
         if marked:
+            self.needs_mark = False
             state.remove_lacking(tier.id, self.unmarked)
             self.unmarked.clear()
 
