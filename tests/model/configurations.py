@@ -20,6 +20,7 @@ class Configuration:
     tiers: int
     budget: tuple[int, ...]
     in_turn: bool = False
+    kept: bool = False
 
     def first_state(self) -> State:
         """Right after init: revision 1 on every tier."""
@@ -32,16 +33,19 @@ class Configuration:
             put(NOTHING, 1, things.claim(cert, nonce, 1)),
             put(NOTHING, 1, record),
         )
+        first = disk._replace(snap=tuple(disk)) if self.kept else disk
         inst = Inst(RUNNING, cert, put(NOTHING, 1, record), None, (Row(),) * self.tiers)
-        return State((disk,) * self.tiers, (inst,), (), self.budget)
+        return State((first, *(disk,) * (self.tiers - 1)), (inst,), (), self.budget)
 
 
-def configuration(name: str, tiers: int = 2, in_turn: bool = False, **budget: int) -> Configuration:
+def configuration(
+    name: str, tiers: int = 2, in_turn: bool = False, kept: bool = False, **budget: int
+) -> Configuration:
     for what in budget:
         if what not in BUDGET:
             raise ValueError(what)
     budget = {"sync": 1, **budget}
-    return Configuration(name, tiers, tuple(budget.get(what, 0) for what in BUDGET), in_turn)
+    return Configuration(name, tiers, tuple(budget.get(what, 0) for what in BUDGET), in_turn, kept)
 
 
 

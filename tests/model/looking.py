@@ -38,7 +38,7 @@ def epoch_of(inst: Inst) -> int:
 
 def glance(ctx: Context, disk: Disk, inst: Inst, t: int, *, first: bool = False) -> Look:
     """The verdict alone. ``first``: at the start of an operation (only a mutant asks)."""
-    key = (disk[:4], disk.mark, inst.cert, inst.journal, inst.intent, inst.rows[t], t, first, inst.heard)
+    key = (disk[:4], disk.marks, inst.cert, inst.journal, inst.intent, inst.rows[t], t, first, inst.heard)
     found = ctx.looks.get(key)
     if found is None:
         found = ctx.looks[key] = _judged(ctx, disk, inst, t, first)
@@ -103,7 +103,7 @@ def _judged(ctx: Context, disk: Disk, inst: Inst, t: int, first: bool) -> Look:
     if case is ALARM and not ctx.rules.foreign_own:
         case, state = Case.ROLLED_BACK, TierState.LAGGING
     row = inst.rows[t]
-    if case is Case.LEVEL and ctx.rules.mark and row.mark and disk.mark != row.mark and not row.compare:
+    if case is Case.LEVEL and ctx.rules.mark and row.mark and row.mark not in disk.marks:
         case, state = Case.ROLLED_BACK, TierState.LAGGING
     top = max((n for n, at in seen.numbers.items() if at.claim or at.record), default=0)
     return Look(case, state, top, tuple((r.what, r.number) for r in verdict.repairs))
@@ -114,10 +114,10 @@ def _believed(ctx: Context, inst: Inst, t: int) -> Believed:
     real = things.real_certificate(inst.cert)
     pending = None
     if inst.intent is not None:
-        answered = bool(inst.intent.answered >> t & 1)
-        if answered or rules.every_case:
+        answered = bool(inst.intent.answered >> t & 1) and rules.claims_too
+        if inst.intent.answered >> t & 1 or rules.every_case:
             pending = Pending(inst.intent.number, inst.intent.nonce.to_bytes(24, "big"), answered)
-    elif rules.fence_stays and (fenced := fence_of(inst, row)):
+    elif rules.fence_stays and rules.claims_too and (fenced := fence_of(inst, row)):
         # The claim of a takeover or join was answered on every tier that was imported.
         pending = Pending(fenced, things.real_record(journal[fenced]).nonce, True)
     high = highest_held(journal, row) if rules.lagging else row.last
@@ -143,7 +143,7 @@ def _believed(ctx: Context, inst: Inst, t: int) -> Believed:
 def fence_of(inst: Inst, row: Row) -> int:
     """The number of the takeover or join whose claim stands on an imported tier before it holds the base; 0: none."""
     start = row.start
-    fenced = start > 1 and row.imported and not row.floor and row.missing >> start & 1
+    fenced = start > 1 and row.imported and not (row.floor or row.compare) and row.missing >> start & 1
     if not fenced or not inst.journal[start]:
         return 0
     return start if things.docs[inst.journal[start]].kind in (Kind.TAKEOVER, Kind.JOIN) else 0
@@ -159,6 +159,7 @@ def numbers_read(ctx: Context, disk: Disk, inst: Inst, row: Row) -> set[int]:
         wanted |= {n for n in range(low, top + 1) if not journal[n] or row.missing >> n & 1}
         climb = top + 1
     else:
+        wanted |= {inst.intent.number} if inst.intent is not None else set()
         climb = low
     while climb < NUMBERS and (disk.claims[climb] or disk.records[climb]):
         wanted.add(climb)
@@ -194,9 +195,19 @@ def _seen_number(ctx: Context, disk: Disk, inst: Inst, n: int) -> SeenNumber:
     if not ctx.rules.claims_too and at.claim is None and ours and written:
         at = replace(at, claim=things.real_claim(claim(inst.cert, things.docs[ours].nonce, n)))
     if not ctx.rules.by_number:
-        heard_claim = claimed > DAMAGED and things.real_claim(claimed).nonce in inst.heard
-        heard_record = written > DAMAGED and things.real_record(written).nonce in inst.heard
-        at = SeenNumber(None if heard_claim else at.claim, None if heard_record else at.record)
+        at = _as_heard(at, claimed, written, inst, n)
+    return at
+
+
+def _as_heard(at: SeenNumber, claimed: int, written: int, inst: Inst, n: int) -> SeenNumber:
+    """A mutant: what was once heard of is taken for what ought to stand there."""
+    ours = inst.journal[n]
+    right_claim = things.real_claim(claim(inst.cert, things.docs[ours].nonce, n)) if ours else None
+    right_record = things.real_record(ours) if ours else None
+    if claimed > DAMAGED and things.real_claim(claimed).nonce in inst.heard:
+        at = replace(at, claim=right_claim)
+    if written > DAMAGED and things.real_record(written).nonce in inst.heard:
+        at = replace(at, record=right_record)
     return at
 
 

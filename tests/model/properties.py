@@ -11,7 +11,7 @@ from tests.model import agent, choosing, taking, things, writing
 from tests.model.choosing import live_of, restorable
 from tests.model.context import BACKUP, BUDGET, Context
 from tests.model.looking import epoch_of, glance
-from tests.model.things import NUMBERS, bits
+from tests.model.things import DAMAGED, NUMBERS, bits
 from tests.model.world import IDENTITY_DAMAGED, NOTHING, RUNNING, STOPPED, Inst, Row, State
 
 ROUNDS = 4
@@ -184,6 +184,9 @@ def _unequal(ctx: Context, state: State, i: int) -> str:
         seen = glance(ctx, disk, inst, t)
         if seen.repairs and not ctx.rules.mend:
             return f"P5: {seen.repairs} stays damaged on tier {t}"
+        for n in range(row.start, NUMBERS):
+            if inst.journal[n] and disk.records[n] not in (inst.journal[n], DAMAGED):
+                return f"P5: something else stands on tier {t} as revision {n}, and stays there"
         if live.on[t] & ~(disk.objs | disk.gone & ~row.lacking):
             return f"P5: tier {t} still lacks objects after synchronisation"
     for backup in state.backups:

@@ -157,7 +157,7 @@ def finish(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
             return [(f"{label}: something else is there", _go_on(ctx, state, i, left))]
     last = stages[-1]
     created = newest_created(disk, last)
-    if created or not (run.added or numbers):
+    if created or not (run.added & row.lacking or numbers):
         done = state._replace(disks=with_disk(state.disks, t, last))
     else:
         done = marked(ctx, state, i, t, last)

@@ -16,7 +16,7 @@ IDLE, RUNNING, STOPPED = 0, 1, 2
 class Disk(NamedTuple):
     """What stands on one tier. ``ident``: 0 none, 255 damaged, else the generation of its id; documents by
     number or epoch; objects as masks: there, there but rotten,
-    vanished by a fault (ghost), in quarantine. ``mark``: what says that objects came without a record. ``snap``: what the storage will
+    vanished by a fault (ghost), in quarantine. ``marks``: what says that objects came without a record. ``snap``: what the storage will
     be rolled back to, () for nothing kept."""
 
     ident: int
@@ -27,7 +27,7 @@ class Disk(NamedTuple):
     bad: int = 0
     gone: int = 0
     quar: int = 0
-    mark: int = 0
+    marks: tuple[int, ...] = ()
     snap: tuple[object, ...] = ()
 
 

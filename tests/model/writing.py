@@ -191,9 +191,12 @@ def _on(state: State, t: int, disk: Disk) -> State:
 def marked(ctx: Context, state: State, i: int, t: int, disk: Disk) -> State:
     """Nothing was created that a roll-back of the objects would take away as well: a mark is, and remembered."""
     if ctx.rules.mark:
-        disk = disk._replace(mark=disk.mark + 1)
         inst = state.insts[i]
-        state = with_inst(state, i, with_row(inst, t, inst.rows[t]._replace(mark=disk.mark)))
+        row = inst.rows[t]
+        mark = row.mark + things.WRITERS if row.mark % things.WRITERS == i and row.mark else things.WRITERS + i
+        marks = tuple(sorted({m for m in disk.marks if m % things.WRITERS != i} | {mark}))
+        disk = disk._replace(marks=marks)
+        state = with_inst(state, i, with_row(inst, t, row._replace(mark=mark)))
     return _on(state, t, disk)
 
 
@@ -214,7 +217,7 @@ def _stages(ctx: Context, inst: Inst, row: Row, disk: Disk, numbers: int) -> lis
 def claims_put(ctx: Context, inst: Inst, row: Row, disk: Disk, numbers: int) -> Disk | None:
     """Our epoch and the claims of ``numbers`` of the journal; None if something else is there."""
     after = put_epoch(ctx, disk, inst.cert)
-    fenced = fence_of(inst, row) if ctx.rules.fence_stays else 0
+    fenced = fence_of(inst, row) if ctx.rules.fence_stays and ctx.rules.claims_too else 0
     for number in bits(numbers):
         if after is not None and number != fenced:
             after = put_claim(ctx, after, inst.cert, things.docs[inst.journal[number]].nonce, number)
