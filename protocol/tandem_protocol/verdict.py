@@ -35,13 +35,15 @@ class SeenNumber:
 class Seen:
     """All that a look read from one tier. ``numbers`` holds what a verdict needs to know of what stands at a
     number. ``claimed`` and ``recorded``: the numbers whose claim (record) is there and ours (`is_ours`); where both
-    are, and nothing depends on it, the number need not be in ``numbers``."""
+    are, and nothing depends on it, the number need not be in ``numbers``. ``names_tier``, where the identity is
+    damaged: whether the claims there, of whoever, are of this very tier; None if there are none."""
 
     identity: Identity | Fault | None
     epochs: Mapping[int, Certificate | Fault] = field(default_factory=dict)
     numbers: Mapping[int, SeenNumber] = field(default_factory=dict)
     claimed: Set[int] = frozenset()
     recorded: Set[int] = frozenset()
+    names_tier: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +187,12 @@ def _judge_identity(seen: Seen, believed: Believed) -> Verdict | None:
 
 
 def _anything_of_ours(seen: Seen, believed: Believed) -> bool:
-    """Whether a tier without a readable identity is ours all the same: by a certificate, or by a claim of ours, which
-    names the tier."""
+    """Whether a tier without a readable identity is the one that we mean all the same: by a claim, of whoever, for
+    claims name the tier; where there is none yet, by a certificate of ours."""
+    if seen.names_tier is not None:
+        return seen.names_tier
     certificates = (found for found in seen.epochs.values() if isinstance(found, Certificate))
-    return any(found.installation_id == believed.installation_id for found in certificates) or any(
-        isinstance(found.claim, Claim) and is_ours(number, found.claim, believed)
-        for number, found in seen.numbers.items()
-    )
+    return any(found.installation_id == believed.installation_id for found in certificates)
 
 
 def _documents(seen: Seen) -> Iterator[tuple[int, Claim | Record | Fault]]:

@@ -68,6 +68,7 @@ class Scene:
         self.numbers = {n: SeenNumber(self.writer.claim(n), record) for n, record in self.records.items()}
         certificate = self.writer.certificate
         self.epochs: dict[int, Any] = {certificate.epoch: certificate}
+        self.names_tier: bool | None = None
         self.identity: Any = Identity(RING.repository_id, TIER, RING.root_public)
         self.believed = Believed(
             repository_id=RING.repository_id,
@@ -93,4 +94,4 @@ class Scene:
 
     @property
     def seen(self) -> Seen:
-        return Seen(self.identity, self.epochs, self.numbers)
+        return Seen(self.identity, self.epochs, self.numbers, names_tier=self.names_tier)

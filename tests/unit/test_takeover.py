@@ -289,3 +289,16 @@ def _cut(site: Site, verb: str, name: str, path: str) -> bool:
     ):
         site.places["remote"].up = False
     return True
+
+
+async def test_a_late_side_whose_identity_is_damaged_is_joined_too(site: Site) -> None:
+    """Nothing of the new installation's stands there; the old claims say which tier it is."""
+    first, ids = await first_with(site, "one")
+    site.down("vault")
+    ids.append((await first.backup("late")).id)
+    site.down("remote")
+    second = site.machine("second")
+    await second.take_over()
+    site.down()
+    site.places["remote"].damage(names.IDENTITY)
+    await settled(second, dict(zip(ids, ("one", "late"), strict=True)))

@@ -89,9 +89,17 @@ def test_a_damaged_identity_where_nothing_is_ours_is_left_alone(epochs: dict[int
 def test_a_damaged_identity_and_epoch_beside_a_claim_that_names_this_tier() -> None:
     scene = Scene()
     scene.identity, scene.epochs = Fault.DAMAGED, {1: Fault.DAMAGED}
+    scene.names_tier = True
     verdict = verdict_of(scene)
     assert (verdict.case, verdict.state) == (Case.LEVEL, State.ONLINE)
     assert verdict.repairs == (Rewrite("identity"), Rewrite("epoch", 1))
+
+
+def test_a_damaged_identity_beside_claims_of_another_disk_is_left_alone() -> None:
+    """Two disks that take turns at one place: both have our epoch."""
+    scene = Scene()
+    scene.identity, scene.names_tier = Fault.DAMAGED, False
+    assert outcome(scene) == (Case.NO_IDENTITY, State.OFFLINE)
 
 
 def test_another_disk_of_the_repository_is_offline() -> None:

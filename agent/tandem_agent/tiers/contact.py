@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from tandem_agent.tiers.gaps import gaps_between, numbers_that_stand
+from tandem_agent.tiers.gaps import claims_that_stand, gaps_between, numbers_that_stand
 from tandem_protocol import names
 from tandem_protocol.errors import Corrupt, Missing, Unsupported
 from tandem_protocol.identity import MAX_SIZE, Identity, decode_identity
@@ -45,6 +46,9 @@ MAX_CLIMB = 4096
 CLIMB_AT_ONCE = 64
 """Most of them that are asked for together."""
 
+MAX_UNREADABLE = 16
+"""Claims that are read for one that says which tier this is."""
+
 MAX_ABOVE = 16
 """Epoch files above ours that are read, the highest: one says it all, however many somebody has put there."""
 
@@ -67,6 +71,8 @@ async def read_tier(
     await in_parallel(store.parallel, [reading.identify, reading.list_epochs, find_unknown])
     if not reading.is_our_repository:
         return Seen(reading.identity)
+    if reading.identity is Fault.DAMAGED:
+        await reading.read_whose_claims()
     known = {believed.highest_held, believed.last_written} - {0}
     above = range(top + 1, min(top + 2, names.MAX_NUMBER + 1))
     await reading.read_all(known.union(unknown, above))
@@ -82,6 +88,7 @@ class _Reading:
         self._store = store
         self._believed = believed
         self._root_public = root_public
+        self._names_tier: bool | None = None
         self._listed: list[int] = []
         self._epochs: dict[int, Certificate | Fault] = {}
         self._claims: dict[int, Claim | Fault | None] = {}
@@ -101,7 +108,14 @@ class _Reading:
 
     def seen(self) -> Seen:
         numbers = self._numbers | dict(self._whole.values())
-        return Seen(self.identity, self._epochs, numbers, frozenset(self._claimed), frozenset(self._recorded))
+        return Seen(
+            self.identity,
+            self._epochs,
+            numbers,
+            frozenset(self._claimed),
+            frozenset(self._recorded),
+            self._names_tier,
+        )
 
     # Identity and epochs
 
@@ -124,6 +138,20 @@ class _Reading:
         )
         if found is not None:
             self._epochs[epoch] = found
+
+    async def read_whose_claims(self) -> None:
+        """Without an identity only claims say which tier this is: the first that can be read, of a few."""
+        left = MAX_UNREADABLE
+        async with aclosing(claims_that_stand(self._store)) as numbers:
+            async for number in numbers:
+                self._names_tier = False
+                await self._read_claim(number)
+                if isinstance(self._claims.pop(number, None), Claim):
+                    self._names_tier = True
+                    return
+                left -= 1
+                if not left:
+                    return
 
     # Claims and records
 

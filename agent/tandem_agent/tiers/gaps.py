@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import aclosing
 from functools import partial
 
 from tandem_protocol import names
@@ -27,6 +28,25 @@ LEAVES_UP_TO = 2
 
 _BRANCH_NAME = re.compile(r"[0-9a-f]{12}")
 _LEAF_NAME = re.compile(r"[0-9a-f]{2}")
+
+
+async def listed_numbers(store: Store) -> AsyncGenerator[tuple[int, str], None]:
+    """Every number that has something, and whether it is a claim or a record."""
+    async for high in store.list(names.REVISIONS):
+        async for middle in store.list(f"{names.REVISIONS}/{high.name}"):
+            folder = f"{names.REVISIONS}/{high.name}/{middle.name}"
+            async for leaf in store.list(folder):
+                parsed = names.parse_numbered(f"{folder}/{leaf.name}")
+                if parsed is not None:
+                    yield parsed
+
+
+async def claims_that_stand(store: Store) -> AsyncGenerator[int, None]:
+    """Every number that has a claim."""
+    async with aclosing(listed_numbers(store)) as listed:
+        async for number, what in listed:
+            if what == "claim":
+                yield number
 
 
 def gaps_between(low: int, top: int, held: Collection[int]) -> list[range]:

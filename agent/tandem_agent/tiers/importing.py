@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from tandem_agent.state import Takeover
 from tandem_agent.tiers.contact import read_document
+from tandem_agent.tiers.gaps import listed_numbers
 from tandem_protocol import names
 from tandem_protocol.errors import Corrupt, Exists, Missing, Refused
 from tandem_protocol.joining import BELIEVABLE, Lists, Side, lists_wanted, open_numbers, records_of
@@ -102,17 +103,6 @@ async def clear_epochs(reading: Reading, ours: int) -> None:
         if epoch > ours and isinstance(what, Fault):
             _check_usable(reading.name, epoch, what)
             await move_aside(reading.store, names.epoch_path(epoch))
-
-
-async def listed_numbers(store: Store) -> AsyncIterator[tuple[int, str]]:
-    """Every number that has something, and whether it is a claim or a record."""
-    async for high in store.list(names.REVISIONS):
-        async for middle in store.list(f"{names.REVISIONS}/{high.name}"):
-            folder = f"{names.REVISIONS}/{high.name}/{middle.name}"
-            async for leaf in store.list(folder):
-                parsed = names.parse_numbered(f"{folder}/{leaf.name}")
-                if parsed is not None:
-                    yield parsed
 
 
 async def _read_numbers(reading: Reading) -> tuple[dict[int, Claim | Fault], dict[int, Record | Fault]]:
