@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tandem_agent.agent_key import make_agent_key
@@ -49,6 +50,7 @@ class InitResult:
 
 async def init_repository(config: Config, passphrase: str, confirm_host_key: Confirm) -> InitResult:
     """Make the repository on every tier of ``config``. Raises if any tier is not reachable: run it again."""
+    _check_places(config.tiers)
     with process_lock(config):
         for tier in config.tiers:
             await pin_host_key(config, tier, confirm_host_key)
@@ -57,6 +59,17 @@ async def init_repository(config: Config, passphrase: str, confirm_host_key: Con
             return await _init(config, state, passphrase)
         finally:
             state.close()
+
+
+def _check_places(tiers: Sequence[TierConfig]) -> None:
+    """One place holds one disk at a time."""
+    for number, tier in enumerate(tiers):
+        for other in tiers[:number]:
+            if tier.url == other.url:
+                raise Usage(
+                    f"tiers {other.name} and {tier.name} have the same URL",
+                    f"begin with one disk; then plug in the next one and run: tandem tier add {tier.name} {tier.url}",
+                )
 
 
 async def _init(config: Config, state: State, passphrase: str) -> InitResult:

@@ -181,6 +181,11 @@ def make_tiers(config: Config, state: State, ring: KeyRing) -> TierSet:
                 f"the repository has no tier called {tier_config.name}",
                 f"it has {', '.join(rows)}: correct the name in the configuration",
             )
+        if tier_config.tier_id not in (None, row.id):
+            raise Usage(
+                f"tier {row.name}: the tier_id in the configuration is not that of this tier",
+                f"it is {row.id.hex()}: correct it, or the name",
+            )
         store = make_retrying(config, tier_config)
         tier = Tier(row, tier_config.url, store, state, ring)
         store.on_session = tier.on_session

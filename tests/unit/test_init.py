@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -230,4 +231,21 @@ async def test_a_tier_id_that_is_configured_is_used(desk: Desk) -> None:
 async def test_before_init_there_is_nothing_to_open(desk: Desk) -> None:
     with pytest.raises(Usage, match="tandem init"):
         async with open_agent(desk.config, lambda: PHRASE):
+            pass
+
+
+async def test_two_disks_for_one_place_are_begun_with_one(desk: Desk) -> None:
+    ids = [b"1" * 16, b"2" * 16]
+    tiers = tuple(TierConfig(n, Url("file", "/vault"), i) for n, i in zip(("one", "two"), ids, strict=True))
+    with pytest.raises(Usage, match="same URL") as told:
+        await desk.init(config=Config(tiers, desk.config.state_dir))
+    assert "tandem tier add two" in told.value.remedy
+    assert desk.places["vault"].shared == {}
+
+
+async def test_swapped_tier_ids_in_the_configuration_are_told(desk: Desk) -> None:
+    await desk.init()
+    wrong = replace(desk.config, tiers=tuple(replace(tier, tier_id=b"x" * 16) for tier in desk.config.tiers))
+    with pytest.raises(Usage, match="tier_id"):
+        async with open_agent(wrong, lambda: PHRASE):
             pass
