@@ -6,7 +6,8 @@ import asyncio
 import random
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,16 +19,20 @@ from tandem_agent import backup as backup_module
 from tandem_agent import backup_writer
 from tandem_agent.backup import BackupResult, backup
 from tandem_agent.backups import BackupInfo, list_backups
+from tandem_agent.config import TierConfig
 from tandem_agent.engine import packer, pipeline
+from tandem_agent.places import parse_place
 from tandem_agent.progress import Progress
 from tandem_agent.reading import open_store
 from tandem_agent.restore import restore
 from tandem_agent.resync import sync
 from tandem_agent.tiers import targets
+from tandem_agent.tiers.pace import LagBudget
 from tandem_protocol import names
 from tandem_protocol.errors import NoTierReachable, SecondInstallation, Unavailable
 from tandem_protocol.names import ObjectType
 from tandem_protocol.revision import Kind
+from tandem_protocol.store import Buffer
 from tandem_protocol.stores.memory import MemoryStore
 
 
@@ -307,6 +312,38 @@ async def test_another_installation_on_a_tier_that_is_no_target_is_found_at_the_
         await asyncio.wait_for(desk.backup(), 60)
     await working[0]
     clone.close()
+
+
+@pytest.mark.parametrize("uploads", [1, 3])
+async def test_a_tier_that_is_packs_behind_gets_what_it_should(
+    desk: Desk, checkpoints: None, monkeypatch: pytest.MonkeyPatch, uploads: int
+) -> None:
+    """No buffer is used again before the slowest has read it; checked by restoring from each tier alone."""
+    desk.more("large", 60 << 20)
+    monkeypatch.setattr(backup_writer, "CHECKPOINT_OBJECTS", 1000)
+    tiers = desk.open()
+    agent = desk.agent(tiers)
+    slow = TierConfig("remote", parse_place("/nowhere", "/"), lag_budget=LagBudget(20 << 20, 3600))
+    agent.config = replace(agent.config, tiers=(slow,))
+    store = tiers.tiers[1].store
+    put = store.put
+    behind: list[int] = []
+
+    async def late(name: str, data: Buffer, sent: Callable[[int], None] | None = None) -> None:
+        await asyncio.sleep(0.03)
+        behind.append(len(desk.places["vault"].paths("packs/")) - len(desk.places["remote"].paths("packs/")))
+        await put(name, data, sent)
+
+    monkeypatch.setattr(store, "put", late)
+    await tiers.contact(60)
+    monkeypatch.setattr(store, "uploads", uploads)
+    now = manifest.take(str(desk.source))
+    result = await backup(agent, [bytes(desk.source)], wait_s=1, progress=Progress())
+    desk.held[result.revision] = now
+    assert has_it(result) == ["vault", "remote"]
+    assert 2 <= max(behind) <= 6
+    for tier in desk.places:
+        assert await desk.good(tier, result.revision)
 
 
 # Failing
