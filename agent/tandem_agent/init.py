@@ -22,7 +22,6 @@ from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import (
     Agent,
     make_retrying,
-    make_store,
     make_tiers,
     process_lock,
     unlock_with_passphrase,
@@ -150,7 +149,7 @@ async def _check_free(config: Config, tier: TierConfig) -> None:
             )
     finally:
         await store.close()
-    await prove_exclusive(tier.name, lambda: make_store(config, tier, make_root=True))
+    await prove_exclusive(tier.name, lambda: make_retrying(config, tier, True, INIT_ATTEMPTS))
 
 
 async def _identity(store: Store) -> bytes | None:

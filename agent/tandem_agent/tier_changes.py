@@ -18,7 +18,7 @@ from tandem_agent.progress import Progress
 from tandem_agent.state import Setup, State, TierRow, TierStart
 from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.writing import Revision
-from tandem_agent.wiring import Agent, make_retrying, make_store
+from tandem_agent.wiring import Agent, make_retrying
 from tandem_protocol import names
 from tandem_protocol.errors import Corrupt, Exists, Missing, NoTierReachable, Refused, Usage
 from tandem_protocol.identity import MAX_SIZE, Identity, decode_identity
@@ -188,7 +188,7 @@ async def _make_identity(
         await _check_free(store, new, found, setup)
         if not agree(change):
             raise Usage("nothing was changed", "run it again when you are sure")
-        await prove_exclusive(new.name, lambda: make_store(agent.config, new, make_root=True))
+        await prove_exclusive(new.name, lambda: make_retrying(agent.config, new, True, ATTEMPTS))
         if found is not None:
             return found
         identity = Identity(setup.repository_id, os.urandom(16), setup.root_public)

@@ -80,7 +80,7 @@ class MemoryStoreOpen(MemoryStore):
 def desk(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     found = Desk(memory_path)
     monkeypatch.setattr(
-        wiring, "make_store", lambda _config, tier, _root=False: found.places[tier.name].store()
+        wiring, "make_store", lambda _config, tier, *_: found.places[tier.name].store()
     )
     monkeypatch.setattr(wiring, "RetryPolicy", lambda attempts, *_: RetryPolicy(attempts, 0, 0, 0))
     monkeypatch.setattr(
