@@ -73,9 +73,9 @@ class TierBook:
                 "UPDATE tiers SET state = ?, reason = ?, since = ? WHERE id = ?", (state, reason, since, tier)
             )
 
-    def missing(self, tier: bytes) -> list[int]:
-        """Revisions of the journal, from the tier's start on, that it does not hold; ascending."""
-        rows = self._db.rows("SELECT n FROM missing WHERE tier = ? ORDER BY n", (tier,))
+    def missing(self, tier: bytes, most: int = -1) -> list[int]:
+        """Revisions of the journal, from the tier's start on, that it does not hold; ascending, the first ``most``."""
+        rows = self._db.rows("SELECT n FROM missing WHERE tier = ? ORDER BY n LIMIT ?", (tier, most))
         return [n for (n,) in rows]
 
     def lacking(self, tier: bytes) -> set[bytes]:
@@ -116,6 +116,11 @@ class TierBook:
 
     def highest_held(self, tier: bytes) -> int:
         """The highest revision that the tier holds; 0 for none."""
+        first, count, head = self._db.rows(
+            "SELECT min(n), count(*), (SELECT max(n) FROM journal) FROM missing WHERE tier = ?", (tier,)
+        )[0]
+        if count and head - first + 1 == count:
+            return self.tier_revision(tier)  # it misses every number from there on: no need to look at each
         row = self._db.row(
             "SELECT n FROM journal WHERE n >= (SELECT start FROM tiers WHERE id = ?1) AND NOT EXISTS"
             " (SELECT 1 FROM missing WHERE missing.tier = ?1 AND missing.n = journal.n) ORDER BY n DESC LIMIT 1",

@@ -199,7 +199,10 @@ class TierSet:
             raise
         except TandemError as fault:
             tier.fail(fault)
-        await self._level(tier, self.state.missing(tier.id), PRESENCE_CHECKS)
+        claimed = tier.seen.claimed if tier.seen is not None else frozenset()
+        begun = {number for number in claimed if self.state.is_missing(tier.id, number)}
+        first = self.state.missing(tier.id, PRESENCE_CHECKS)
+        await self._level(tier, sorted(begun.union(first)), PRESENCE_CHECKS)
 
     async def complete(self, tier: Tier, number: int) -> bool:
         """Finish the decided revision ``number`` on one of its targets, if everything it added is there."""
