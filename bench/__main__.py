@@ -80,6 +80,7 @@ def _amounts(options: argparse.Namespace) -> Amounts:
         big=options.big_mib << 20 if options.big_mib else base.big,
         rounds=options.rounds or base.rounds,
         seed=options.seed,
+        shrink=base.shrink,
     )
 
 

@@ -23,25 +23,54 @@ class Timing:
 
 @dataclass(frozen=True)
 class CostRow:
-    """A line of the table. ``below``: seconds that the median has to stay below."""
+    """A line of the table. ``tiers``: the generated ones that are contacted (level: it holds all; behind: all but the
+    last revision; far: a tenth; new: nothing). ``below``: seconds that the median has to stay below."""
 
     name: str
     title: str
     group: str
     revisions: int
     objects: int
+    tiers: tuple[str, ...]
     below: float
-    what: str
+    what: str = "s beyond the connection"
 
 
-CONTACT = "s beyond the connection"
+def _contacts(revisions: int) -> list[CostRow]:
+    """Contact with nothing to do, and with one tier that lags."""
+    length = f"{revisions:,} revisions"
+    each = [
+        ("contact", f"contact, {length}", ("level", "level-too")),
+        ("lagging", f"contact with a tier that lacks nine tenths of {length}", ("far",)),
+        ("new", f"contact with a new tier after {length}", ("new",)),
+    ]
+    return [
+        CostRow(f"{name}-{revisions}", title, "contact", revisions, 10 + revisions, tiers, 0.2)
+        for name, title, tiers in each
+    ]
+
+
+MILLION = 1_000_000
 COST_ROWS = (
-    CostRow("contact-10", "contact, 10 revisions", "contact", 10, 30, 0.2, CONTACT),
-    CostRow("contact-1000", "contact, 1,000 revisions", "contact", 1_000, 3_000, 0.2, CONTACT),
-    CostRow("contact-100000", "contact, 100,000 revisions", "contact", 100_000, 100_000, 0.2, CONTACT),
-    CostRow("contact-objects", "contact, 1,000,000 objects", "resync", 1_000, 1_000_000, 0.2, CONTACT),
+    *(row for revisions in (10, 1_000, 100_000) for row in _contacts(revisions)),
     CostRow(
-        "resync", "one revision of 10 objects, of 1,000,000", "resync", 1_000, 1_000_000, 2.0, "s in all"
+        "resync",
+        "one missed revision of 10 objects, of 1,000,000",
+        "resync",
+        1_000,
+        MILLION,
+        ("level", "behind"),
+        2.0,
+        "s in all",
+    ),
+    CostRow(
+        "contact-objects",
+        "contact, 1,000,000 objects",
+        "resync",
+        1_000,
+        MILLION,
+        ("level", "level-too"),
+        0.2,
     ),
 )
 COST_GROUPS = tuple(dict.fromkeys(row.group for row in COST_ROWS))

@@ -99,8 +99,9 @@ def _markdown_costs(costs: Sequence[Sequence[str]]) -> list[str]:
     if len(costs) == 1:
         return []
     return [
-        "Two tiers over loopback sshd, repository made by a generator (metadata only); a question is one verb",
-        "of a store, all tiers together; contact without, synchronisation with the time of the connection.",
+        "Tiers over loopback sshd, repository made by a generator (metadata only); contact and synchronisation",
+        "are with two tiers where nothing else is said, and a question is one verb of a store, all tiers together.",
+        "Contact without, synchronisation with the time of the connection.",
         "",
         _row(costs[0]),
         _row(["---", *["--:"] * (len(costs[0]) - 1)]),
@@ -165,7 +166,8 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _title(verdict: Verdict) -> str:
-    return next((row.title for row in (*ROWS, *COST_ROWS) if row.name == verdict.row), verdict.row)
+    titles = {row.name: row.title for row in ROWS} | {row.name: row.title for row in COST_ROWS}
+    return titles.get(verdict.row, verdict.row)
 
 
 def _word(verdict: Verdict) -> str:

@@ -1,8 +1,8 @@
-"""`python -m bench.tiers FOLDER REVISIONS OBJECTS ROUNDS SEED`: what contact and synchronisation cost with a long
+"""`python -m bench.tiers FOLDER REVISIONS OBJECTS ROUNDS SEED ROW…`: what contact and synchronisation cost with a long
 history and very many objects, over loopback sshd.
 
 The repository is made by the tests' generator, metadata only (see there what of it is real): what the tiers are asked
-for is on the disk, the rest of the objects is only in the local state. Both tiers are folders behind OpenSSH's server.
+for is on the disk, the rest of the objects is only in the local state. All tiers are folders behind OpenSSH's server.
 Each round begins as a new process would: state opened, links not yet. Prints a line of JSON for each measurement.
 """
 
@@ -13,14 +13,15 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from tests.support.bigrepo import BigRepo
 from tests.support.sshd import Sshd, running_sshd
 
-from bench.costs import Timing
+from bench.costs import COST_ROWS, CostRow, Timing
 from tandem_agent.config import Config
 from tandem_agent.progress import Progress
 from tandem_agent.resync import sync
@@ -73,11 +74,13 @@ class CountedStore(SftpStore):
 
 
 class Bench:
-    """The repository in ``folder``; both tiers hold all, or ``remote`` all but the last revision."""
+    """The repository in ``folder``, with two level tiers, one that misses the last revision, one that misses nine
+    tenths, and a new one."""
 
-    def __init__(self, folder: Path, revisions: int, objects: int, seed: int, remote_lags: bool) -> None:
-        level = revisions - 1 if remote_lags else None
-        repo = BigRepo(folder / "made", revisions, objects, {"vault": None, "remote": level}, seed=seed)
+    def __init__(self, folder: Path, revisions: int, objects: int, seed: int) -> None:
+        levels = {"level": None, "level-too": None, "behind": revisions - 1, "far": revisions // 10}
+        repo = BigRepo(folder / "made", revisions, objects, levels, seed=seed)
+        repo.add_new_tier("new")
         repo.state.close()
         self.folder, self.repo = folder, repo
 
@@ -89,69 +92,54 @@ class Bench:
         for plan in self.repo.tiers:
             self.repo.write_folder(plan, self.folder / plan.name)
 
-    def open(self, server: Sshd) -> tuple[Agent, Counters]:
-        """The agent of a new process, with its links not yet up."""
+    def open(self, server: Sshd, names: Iterable[str]) -> tuple[Agent, Counters]:
+        """The agent of a new process that knows these tiers, with its links not yet up."""
         state = State.open(str(self.folder / "state"))
         counters = Counters()
         tiers = []
         for plan in self.repo.tiers:
-            tier = Tier(
-                state.tier(plan.identity.tier_id),
-                "",
-                RetryingStore(lambda name=plan.name: self._store(server, name, counters)),  # type: ignore[misc]
-                state,
-                self.repo.ring,
-            )
-            tiers.append(tier)
-        return Agent(
+            if plan.name in names:
+                store = RetryingStore(partial(self._store, server, plan.name, counters))
+                tiers.append(Tier(state.tier(plan.identity.tier_id), "", store, state, self.repo.ring))
+        agent = Agent(
             Config((), str(self.folder)), state, self.repo.ring, TierSet(tiers, state, self.repo.ring)
-        ), counters
+        )
+        return agent, counters
 
     def _store(self, server: Sshd, name: str, counters: Counters) -> CountedStore:
         store = CountedStore(server.target(self.folder / name))
         store.counters = counters
         return store
 
-    async def contact(self, server: Sshd, row: str, number: int) -> Timing:
-        """Contact with nothing to do: connection, and what comes after the last link is up."""
-        agent, counters = self.open(server)
+    async def measure(self, server: Sshd, row: CostRow, number: int) -> Timing:
+        """One round of a row. Contact counts from when the last link is up, synchronisation from the beginning."""
+        agent, counters = self.open(server, row.tiers)
         try:
             began = time.perf_counter()
-            await agent.tiers.contact()
+            if row.name == "resync":
+                result = await sync(agent, (), False, Progress())
+                assert [tier.objects for tier in result.tiers] == [0, 10], result
+                assert all(tier.is_complete for tier in agent.tiers.tiers)
+            else:
+                await agent.tiers.contact()
             ended = time.perf_counter()
-            assert all(tier.is_complete and tier.reachable for tier in agent.tiers.tiers)
+            assert all(tier.reachable for tier in agent.tiers.tiers), [t.reason for t in agent.tiers.tiers]
         finally:
             await agent.tiers.close()
             agent.state.close()
-        connect = counters.connected - began
-        return Timing(row, number, connect, ended - counters.connected, counters.questions)
-
-    async def resync(self, server: Sshd, row: str, number: int) -> Timing:
-        """From nothing to both tiers level; the connection is within the time."""
-        self.reset()
-        agent, counters = self.open(server)
-        try:
-            began = time.perf_counter()
-            result = await sync(agent, (), False, Progress())
-            ended = time.perf_counter()
-            assert [tier.objects for tier in result.tiers] == [0, 10], result
-            assert all(tier.is_complete for tier in agent.tiers.tiers)
-        finally:
-            await agent.tiers.close()
-            agent.state.close()
-        return Timing(row, number, counters.connected - began, ended - began, counters.questions)
+        since = began if row.name == "resync" else counters.connected
+        return Timing(row.name, number, counters.connected - began, ended - since, counters.questions)
 
 
 async def run(folder: str, revisions: int, objects: int, rounds: int, seed: int, rows: list[str]) -> None:
-    """``rows``: the name of the row of contact and, if the remote tier is to miss a revision, of its
-    synchronisation."""
-    bench = Bench(Path(folder), revisions, objects, seed, len(rows) > 1)
+    """Measures ``rows`` (their names), each as often as there are ``rounds``."""
+    bench = Bench(Path(folder), revisions, objects, seed)
     with running_sshd(Path(folder) / "sshd") as server:
-        bench.reset()
         for number in range(1, rounds + 1):
-            if len(rows) > 1:
-                print(json.dumps(asdict(await bench.resync(server, rows[1], number))), flush=True)
-            print(json.dumps(asdict(await bench.contact(server, rows[0], number))), flush=True)
+            bench.reset()
+            for row in COST_ROWS:
+                if row.name in rows:
+                    print(json.dumps(asdict(await bench.measure(server, row, number))), flush=True)
 
 
 def main(folder: str, *arguments: str) -> None:

@@ -115,8 +115,7 @@ class Bench:
                 self._cost_rounds(measured)
 
     def _cost_rounds(self, group: str) -> None:
-        """Rows of one size share one generated repository: the first is of contact, the second (if any) of what
-        one tier has missed."""
+        """Rows of one size share one generated repository."""
         sizes: dict[tuple[int, int], list[CostRow]] = {}
         for row in COST_ROWS:
             if row.group == group:
@@ -137,7 +136,7 @@ class Bench:
                 timing = Timing(**json.loads(line))
                 self.timings.append(timing)
                 self._say(
-                    f"round {timing.round}  {timing.row:32} {timing.seconds * 1000:6.0f} ms  "
+                    f"round {timing.round}  {timing.row:20} {timing.seconds * 1000:6.0f} ms  "
                     f"connection {timing.connect * 1000:5.0f} ms  {timing.questions} questions"
                 )
             shutil.rmtree(folder)

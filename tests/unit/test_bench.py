@@ -189,5 +189,5 @@ def test_costs_are_written_and_come_back(tmp_path):
     report.save(made, path)
     assert report.load(path) == made
     text = report.markdown(made, [])
-    assert "| one revision of 10 objects, of 1,000,000 | 16 | 300 | 250 | 250 250 |" in text
+    assert "| one missed revision of 10 objects, of 1,000,000 | 16 | 300 | 250 | 250 250 |" in text
     assert "0.250 s  met" in report.terminal(made, [])
