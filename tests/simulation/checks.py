@@ -13,7 +13,7 @@ from tests.simulation.places import Storage
 from tests.simulation.world import Ack, Ended, Violation, World, epoch
 
 from tandem_agent.state import State
-from tandem_protocol.names import ObjectType, object_path, record_path
+from tandem_protocol.names import ObjectType, claim_path, object_path, record_path
 
 
 def check_answer(world: World, ended: Ended) -> None:
@@ -33,6 +33,10 @@ def acknowledge(world: World, ended: Ended, machine: Machine, id: str, tier: str
     made.acked.setdefault(tier, world.now)
     world.tell(machine.name, tier, "ACKNOWLEDGED", number, id[:8])
     storage = world.storages[tier]
+    if storage.rolled_back <= ended.began:
+        for path in (claim_path(number), record_path(number)):
+            if path not in storage.shared:
+                raise Violation(f"{machine.name} acknowledged on {tier}, where {path} is not")
     written = storage.born.get(record_path(number), -1)
     if storage.rolled_back <= max(written, ended.began):
         _must_be_there(world, machine, storage, made, number)

@@ -8,7 +8,7 @@ links, damage to storages, and copies of machines.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from tests.simulation import checks
@@ -36,9 +36,9 @@ COPIES = ("clone", "image", "takeover", "takeover")
 
 
 class Scenario:
-    """The steps of one seed. ``steps``: how many at most."""
+    """The steps of one seed. ``steps``: how many at most; ``faults``: the kinds to have, instead of drawn ones."""
 
-    def __init__(self, world: World, steps: int) -> None:
+    def __init__(self, world: World, steps: int, faults: Collection[str] = ()) -> None:
         self.world = world
         self.make = world.make
         self.steps = self.make.randrange(steps // 3, steps + 1)
@@ -46,6 +46,7 @@ class Scenario:
         self.faults = {kind for kind in kinds if self.make.random() < 0.35}
         if self.make.random() < 0.3:
             self.faults |= {self.make.choice(COPIES), self.make.choice(COPIES)}
+        self.faults = set(faults) or self.faults
         names = sorted(world.storages)
         self.harmed = names if self.make.random() < 0.3 else [self.make.choice(names)]
         self.copies = 0
@@ -75,11 +76,13 @@ class Scenario:
             (3, self.clone, "clone"),
             (3, self.image, "image"),
             (2, self.both, "clone"),
-            (2, self.both, "takeover"),
+            (4, self.both, "takeover"),
             (3, self.take_over, "takeover"),
         ]
         possible = [(weight, act) for weight, act, needs in acts if needs is None or needs in self.faults]
         act = self.make.choices([act for _, act in possible], [weight for weight, _ in possible])[0]
+        if "away" in self.faults and self.make.random() < 0.4:
+            await self.links()
         self.world.tell("STEP", act.__name__)
         await act()
         self.calm()
@@ -178,9 +181,16 @@ class Scenario:
     # Faults
 
     async def links(self) -> None:
+        """Each machine sees all tiers, one of them, or any."""
         for machine in self.world.machines:
-            for link in machine.links.values():
-                link.down_until = FOREVER if self.make.random() < 0.4 else 0.0
+            self.place(machine)
+
+    def place(self, machine: Machine) -> None:
+        kind = self.make.random()
+        only = self.make.choice(sorted(machine.links))
+        for name, link in sorted(machine.links.items()):
+            up = kind < 0.3 or (name == only if kind < 0.8 else self.make.random() < 0.5)
+            link.down_until = 0.0 if up else FOREVER
 
     def arm(self, process: Process) -> None:
         """What may go wrong in this command."""
@@ -296,6 +306,8 @@ class Scenario:
         if self.make.random() < 0.5 and self.copies < 3:
             self.copies += 1
             machine = world.new_machine(("one", "two", "three")[self.copies - 1])
+            if "away" in self.faults:
+                self.place(machine)
         else:
             machine = self.make.choice(world.machines)
         ended = await self.perform(machine, self.taking_over)
@@ -313,20 +325,31 @@ class Scenario:
         world.tell("PEACE")
         for storage in world.storages.values():
             storage.full = False
-        for machine in world.machines:
-            for link in machine.links.values():
+        for each in world.machines:
+            for link in each.links.values():
                 link.mend()
         alive = self.alive()
-        if len(world.machines) > 1 or not alive:
+        machine = self.winner()
+        if machine is None:
             machine = world.new_machine("omega")
             await self.in_peace(machine, self.taking_over)
-            checks.check_listed(world, machine)
-            await self.settle(machine)
-            for old in alive:
+        await self.settle(machine)
+        checks.check_listed(world, machine)
+        for old in alive:
+            if old is not machine:
                 await self.must_not_write(old)
-        else:
-            await self.settle(alive[0])
         checks.check_nothing_lost(world)
+
+    def winner(self) -> Machine | None:
+        """The one machine that may write: of the highest epoch that anybody ever took, and alone in it."""
+        highest = max(one.epoch for one in self.world.written)
+        known = {id(one.machine): one.machine for one in self.world.written if one.epoch == highest}
+        machines = [
+            machine for machine in self.world.machines if id(machine) in known or epoch(machine) == highest
+        ]
+        if len(machines) != 1 or machines[0].stopped or epoch(machines[0]) != highest:
+            return None
+        return machines[0]
 
     async def must_not_write(self, machine: Machine) -> None:
         """Another installation has taken over: whoever wrote before is told."""

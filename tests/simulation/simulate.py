@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shlex
 import tempfile
+from collections.abc import Collection
 from unittest.mock import patch
 
 from tests.simulation.content import inline_pipeline
@@ -26,8 +28,8 @@ class Failed(AssertionError):
     """A seed that shows something wrong; the message has the end of the trace and the command to repeat it."""
 
 
-def simulate(seed: int, steps: int = STEPS) -> list[str]:
-    """The trace of ``seed``. Raises `Failed`."""
+def simulate(seed: int, steps: int = STEPS, faults: Collection[str] = ()) -> list[str]:
+    """The trace of ``seed``; with ``faults`` of these kinds only. Raises `Failed`."""
     loop = VirtualLoop(random.Random(f"order {seed}"))
     names = ("vault", "remote", "third")[: 3 if seed % 3 == 0 else 2]
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -44,12 +46,13 @@ def simulate(seed: int, steps: int = STEPS) -> list[str]:
                 patch.object(importing, "object_folders", world.folders),
                 patch.object(reading, "object_folders", world.folders),
             ):
-                loop.run_until_complete(Scenario(world, steps).run())
+                loop.run_until_complete(Scenario(world, steps, faults).run())
         except (Violation, Deadlock) as fault:
             last = "\n".join(world.trace[-LAST_LINES:])
+            again = shlex.join([str(seed), str(steps), *faults])
             raise Failed(
                 f"{last}\n\nseed {seed}: {fault}\n"
-                f"Again, with the whole trace: python -m tests.simulation {seed} {steps}"
+                f"Again, with the whole trace: python -m tests.simulation {again}"
             ) from fault
         finally:
             logging.disable(quiet)

@@ -227,7 +227,7 @@ class World:
         tiers = tuple(TierConfig(name, Place("file", f"/{name}"), retries=RETRIES) for name in self.storages)
         return Config(tiers, machine.folder, patience_seconds=PATIENCE_S)
 
-    def store(self, _config: Config, tier: TierConfig, _make_root: bool = False) -> LinkedStore:
+    def store(self, _config: Config, tier: TierConfig, *_: object) -> LinkedStore:
         """`wiring.make_store`, for the process that asks."""
         process = PROCESS.get()
         return LinkedStore(self, process, process.machine.links[tier.name])
