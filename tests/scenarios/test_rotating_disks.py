@@ -23,22 +23,20 @@ DISKS = ("monday", "tuesday")
 
 
 class Rotation:
-    """A desk with a vault and two disks that share the slot ``usb``; at first none of them is plugged in."""
+    """A desk with a vault and two disks that share the slot ``usb``, the second added as a user does; at first none of
+    them is plugged in."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.slot = folder / "usb"
-        self.plugged = ""
-        shelves = {name: str(folder / f"shelf-{name}") for name in DISKS}
-        self.desk = Desk(folder, {"vault": str(folder / "vault"), **shelves})
+        first, second = DISKS
+        self.desk = Desk(folder, {"vault": str(folder / "vault"), first: str(self.slot)})
         self.desk.init()
-        ids = {row["name"]: row["tier_id"] for row in self.status().values()}
-        text = self.desk.config.read_text()
-        for name in DISKS:
-            text = text.replace(
-                f'url = "file://{folder}/shelf-{name}"', f'url = "{self.slot}"\ntier_id = "{ids[name]}"'
-            )
-        self.desk.config.write_text(text)
+        self.plugged = first
+        self.unplug()
+        self.desk.must("tier", "add", second, str(self.slot), "--yes")
+        self.plugged = second
+        self.unplug()
 
     def plug(self, name: str) -> None:
         (self.folder / f"shelf-{name}").rename(self.slot)
@@ -71,16 +69,16 @@ def test_two_disks_in_turn_three_times(tmp_path: Path) -> None:
             assert before[other]["state"] == "offline"
             assert before[other]["reason"] == "another disk of this repository is there"
             desk.run("sync")
-            assert rotation.status()[name]["state"] == "online"
             seed += 1
             assert set(rotation.backup(seed)) == {"vault", name}
             desk.same("--tier", name)
             rotation.unplug()
             seed += 1
             assert rotation.backup(seed) == ["vault"]
-            told = rotation.status()[name]
-            assert told["state"] == "offline"
-            assert f"the folder {rotation.slot} is not there: mount the disk" in str(told["reason"])
+        told = rotation.status()
+        for name in DISKS:
+            assert told[name]["state"] == "offline"
+            assert f"the folder {rotation.slot} is not there: mount the disk" in str(told[name]["reason"])
     folders = {"vault": str(tmp_path / "vault")}
     for name in DISKS:
         rotation.plug(name)
@@ -114,6 +112,13 @@ def test_a_disk_takes_backups_alone_and_its_loss_holds_nobody_up(tmp_path: Path,
     assert set(rotation.backup(3)) == {"vault", "tuesday"}
     desk.same("--tier", "vault")
     desk.same("--from", str(rotation.slot))
+    if not shared:
+        desk.fails(1, "tier", "retire", "monday", "--yes", says="known to be on tier monday only")
+    desk.must("tier", "retire", "monday", "--yes", *([] if shared else ["--force"]))
+    assert set(rotation.status()) == {"vault", "tuesday"}
+    assert set(rotation.backup(4)) == {"vault", "tuesday"}
+    if shared:
+        desk.must("sync")
 
 
 def test_a_disk_renamed_away_in_the_middle_of_a_backup(tmp_path: Path) -> None:

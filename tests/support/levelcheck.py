@@ -1,8 +1,8 @@
 """Whether tiers are level, looked at from outside: the files in their folders on this machine.
 
 Level means: the same names with the same bytes, but for what is a tier's own (identity, claims by their content,
-temporary files, quarantine) and for objects that nothing refers to any more, left by a write that was given up.
-Knows both forms of an object (a file, a folder with one file).
+temporary files, quarantine), for revisions below the one that a tier started at, and for objects that nothing
+refers to any more, left by a write that was given up. Knows both forms of an object (a file, a folder with one file).
 """
 
 from __future__ import annotations
@@ -24,12 +24,18 @@ def unlike(folders: Mapping[str, str], state_dir: str) -> list[str]:
     state = State.open(state_dir)
     try:
         live = {names.object_path(found.type, found.name) for found in state.live().values()}
+        starts = {row.name: row.start for row in state.tiers()}
     finally:
         state.close()
     found = {tier: _contents(folder) for tier, folder in folders.items()}
     wrong = [f"{tier}: {path} is not there" for tier in found for path in sorted(live - found[tier].keys())]
     for path in sorted(set().union(*found.values())):
-        bytes_of = {tier: table.get(path) for tier, table in found.items()}
+        numbered = names.parse_numbered(path)
+        bytes_of = {
+            tier: table.get(path)
+            for tier, table in found.items()
+            if numbered is None or starts[tier] <= numbered[0]
+        }
         is_object = names.parse_object_name(path.rsplit("/", 1)[-1]) is not None
         if is_object and path not in live:
             continue
