@@ -7,7 +7,7 @@ slot says under seal, before it believes a word. What is damaged is passed over 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from dataclasses import dataclass, field
 
 from . import names
@@ -23,6 +23,8 @@ WIDTH = 8
 """Records asked for at once."""
 
 MAX_SLOT = 1024 * 1024
+MAX_STRANGE = 64
+"""Most key slots that are read though no revision names them."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,9 @@ async def history_from_store(store: Store) -> StoredHistory:
     start = 0 if base is None else base.number
     after = [r for r in records if r.number > start and _follows(r, base)]
     live = replay(after, live)
-    slots = await read_slots(store, notices)
-    if not notices:  # a removed slot lies there for a while yet; where the history has gaps, any may help
+    has_gaps = bool(notices) or _lacks_a_parent(after, base)
+    slots = await read_slots(store, notices, live)
+    if not has_gaps:  # a removed slot lies there for a while yet; where the history has gaps, any may help
         slots = {name: data for name, data in slots.items() if name in live} or slots
     return StoredHistory(identity, records, live, slots, notices)
 
@@ -64,6 +67,12 @@ async def _newest_base(store: Store, records: list[Record], notices: list[str]) 
             notices.append(f"the lists of revision {base.number} are passed over: {fault}")
             left = [record for record in left if record is not base]
     return None, {}
+
+
+def _lacks_a_parent(records: list[Record], base: Record | None) -> bool:
+    """Whether a revision is not here (the tier lags): it may have added a key slot that is here already."""
+    known = {record.hash for record in records} | ({base.hash} if base is not None else set())
+    return any(parent not in known for record in records for parent in record.parents)
 
 
 def _follows(record: Record, base: Record | None) -> bool:
@@ -106,7 +115,7 @@ async def _records(store: Store, identity: Identity, notices: list[str]) -> list
                 notices.append(f"revision {number} is passed over: {fault}")
                 return None
 
-    numbers = sorted([number async for number in _numbers(store)])
+    numbers = sorted({number async for number in _numbers(store)})  # a listing may repeat itself
     found = await asyncio.gather(*(read(number) for number in numbers))
     return [record for record in found if record is not None]
 
@@ -121,13 +130,21 @@ async def _lists(store: Store, base: Record) -> list[ListEntry]:
     return entries
 
 
-async def read_slots(store: Store, notices: list[str]) -> dict[bytes, bytes]:
-    """The key slots whose bytes are what their names say, so that damage is not taken for a wrong passphrase."""
+async def read_slots(store: Store, notices: list[str], known: Container[bytes] = ()) -> dict[bytes, bytes]:
+    """The key slots whose bytes are what their names say, so that damage is not taken for a wrong passphrase. Those
+    ``known`` to be of the repository come first, and only so many others: trying one may take seconds, and whoever
+    keeps the tier can make any number of them."""
     slots: dict[bytes, bytes] = {}
-    async for entry in store.list("keys"):
+    listed = [entry async for entry in store.list("keys") if entry.size <= MAX_SLOT]
+    listed.sort(key=lambda entry: parse_object_name(entry.name) not in known)
+    strange = 0
+    for entry in listed:
         name = parse_object_name(entry.name)
-        if name is None or entry.size > MAX_SLOT:
+        if name is None:
             continue
+        strange += name not in known
+        if strange > MAX_STRANGE:
+            break
         try:
             data = await store.read(object_path(ObjectType.KEY, name), 0, MAX_SLOT + 1)
         except Unavailable:

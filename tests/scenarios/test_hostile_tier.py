@@ -52,6 +52,8 @@ TRANSPORTS = pytest.mark.parametrize("use_system_ssh", [True, False], ids=["ssh"
 class HostileDesk(Desk):
     """A desk with a vault in a folder and a remote place at ``url``; ``login``: options that reach it."""
 
+    warm = True
+
     def __init__(self, folder: Path, url: str, login: list[str], path: str | None = None) -> None:
         super().__init__(folder, {"vault": str(folder / "vault"), "remote": url})
         self.url, self.login_options, self._path = url, login, path

@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.support import manifest
 from tests.support.embedded import EmbeddedServer
 from tests.support.treegen import remove_tree
+from tests.support.warm import run_warm
 
 TANDEM = os.path.join(os.path.dirname(sys.executable), "tandem")
 PASSPHRASE = "correct horse battery staple"
@@ -24,7 +25,10 @@ COMPILED = str(Path(__file__).resolve().parents[2] / ".pytest_cache" / "compiled
 
 
 class Desk:
-    """``tiers``: URLs or folders by name. Nothing is made before `init`."""
+    """``tiers``: URLs or folders by name. Nothing is made before `init`. ``warm``: commands start in a process that
+    has imported everything (`warm`), for tests of hundreds of them."""
+
+    warm = False
 
     def __init__(self, folder: Path, tiers: dict[str, str], server: EmbeddedServer | None = None) -> None:
         self.folder, self.tiers, self.server = folder, tiers, server
@@ -48,6 +52,22 @@ class Desk:
         self, *words: str, passphrase: str | None = PASSPHRASE, config: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """One command to its end."""
+        environment = self.environment(passphrase, config)
+        if self.warm:
+            return run_warm(words, environment, self.folder)
+        return subprocess.run(
+            [TANDEM, *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=self.folder,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+
+    def environment(self, passphrase: str | None = PASSPHRASE, config: Path | None = None) -> dict[str, str]:
+        """What a command is started with: nothing of this machine's user."""
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("TANDEM_", "XDG_"))
         }
@@ -60,16 +80,7 @@ class Desk:
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of starts: compile once
         if passphrase is not None:
             environment["TANDEM_PASSPHRASE"] = passphrase
-        return subprocess.run(
-            [TANDEM, *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=self.folder,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
+        return environment
 
     def must(self, *words: str) -> str:
         """A command that has to end with 0; what it printed."""

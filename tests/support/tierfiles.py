@@ -104,6 +104,7 @@ class Bench(Desk):
         for name in self._changing:
             shutil.copytree(folder / name, self._kept / name)
 
+    warm = True
     _changing = ("vault", "second", "state", "source")
 
     def reset(self) -> None:
@@ -152,7 +153,7 @@ class Bench(Desk):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            env={**os.environ, "TANDEM_CONFIG": str(self.config), "TANDEM_PASSPHRASE": PASSPHRASE},
+            env=self.environment(),
             cwd=self.folder,
             timeout=PATIENCE_SECONDS,
             check=False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from tests.support.documents import RING, TIER, Writer, ref
 from tests.support.formats import make_ring
 
 from tandem_protocol import envelope, names
-from tandem_protocol.browse import MAX_SLOT, StoredHistory, history_from_store
+from tandem_protocol.browse import MAX_SLOT, MAX_STRANGE, StoredHistory, history_from_store
 from tandem_protocol.envelope import DocType
 from tandem_protocol.errors import Corrupt, Missing, Unavailable, Unsupported
 from tandem_protocol.history import list_entries, replay
@@ -20,6 +20,7 @@ from tandem_protocol.keys import agent_slot
 from tandem_protocol.lists import encode_list
 from tandem_protocol.names import ObjectType, object_name, object_path
 from tandem_protocol.revision import Kind, ObjectRef, Record, Removal
+from tandem_protocol.store import Entry
 from tandem_protocol.stores.memory import MemoryStore
 
 WRITER = Writer()
@@ -223,3 +224,34 @@ def test_damaged_and_oversized_slots_are_passed_over(tier: Tier) -> None:
     history = tier.read()
     assert [object_path(ObjectType.KEY, name) for name in history.slots] == [good]
     assert ["damaged" in notice for notice in history.notices] == [True]
+
+
+@pytest.mark.parametrize("has_gaps", [False, True])
+def test_of_strange_key_slots_only_so_many_are_read(tier: Tier, has_gaps: bool) -> None:
+    """Named as they should be: those that the history names come first, and are all that there is to try."""
+    named = tier.slot()
+    name = object_name(tier.shared[named])
+    tier.add(WRITER.record(5, added=(ObjectRef(ObjectType.KEY, name, len(tier.shared[named])),)))
+    for number in range(1000):
+        junk = number.to_bytes(8, "big")
+        tier.shared[object_path(ObjectType.KEY, object_name(junk))] = junk
+    if has_gaps:
+        tier.flip(names.record_path(2))
+    slots = tier.read().slots
+    assert next(iter(slots)) == name
+    assert len(slots) == (1 + MAX_STRANGE if has_gaps else 1)
+
+
+def test_a_listing_that_repeats_itself(tier: Tier) -> None:
+    class Repeats(MemoryStore):
+        async def list(self, folder: str) -> AsyncIterator[Entry]:
+            async for entry in super().list(folder):
+                yield entry
+                yield entry
+
+    async def run() -> StoredHistory:
+        store = Repeats(tier.shared)
+        await store.open()
+        return await history_from_store(store)
+
+    assert [record.number for record in asyncio.run(run()).records] == [1, 2, 4]

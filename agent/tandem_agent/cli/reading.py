@@ -7,7 +7,7 @@ passphrase. Nothing is written to any tier, and nothing is claimed.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ..reading import RepositoryView
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_MAX_NOTICES = 20
+"""Lines that people still read: of a badly damaged tier there is one for each document."""
 
 _OPTIONS = (
     click.option("--tier", metavar="NAME", help="Read from this tier alone."),
@@ -64,15 +67,20 @@ async def open_view(settings: Settings, where: Mapping[str, Any]) -> AsyncIterat
         _check_tier(config, where["tier"])
         opened = open_reader(config, settings.passphrase(config), only=where["tier"])
     async with opened as view:
-        shown = 0
+        shown = _show(view.notices)
         try:
-            for notice in view.notices:
-                output.notice(f"notice: {output.shown(notice)}")
-            shown = len(view.notices)
             yield view
         finally:
-            for notice in view.notices[shown:]:  # tiers are contacted when they are first asked
-                output.notice(f"notice: {output.shown(notice)}")
+            _show(view.notices[shown:])  # tiers are contacted when they are first asked
+
+
+def _show(notices: Sequence[str]) -> int:
+    """One line each for the first of ``notices``; how many there are."""
+    for notice in notices[:_MAX_NOTICES]:
+        output.notice(f"notice: {output.shown(notice)}")
+    if len(notices) > _MAX_NOTICES:
+        output.notice(f"notice: and {len(notices) - _MAX_NOTICES} more like these")
+    return len(notices)
 
 
 def _check_tier(config: Config, wanted: str | None) -> None:
