@@ -40,6 +40,7 @@ def make_context(tiers: int, rules: Rules) -> Context:
     ctx = Context(tiers, rules)
     ctx.join = taking.join
     ctx.serve = syncing.serve
+    ctx.serve_on = syncing.marked
     return ctx
 
 

@@ -53,9 +53,17 @@ def plain_facts(inst: Inst, t: int, state: TierState) -> TierFacts:
 
 def state_of(inst: Inst, t: int) -> TierState:
     """Of a tier that is reachable and as the journal says."""
+    return TierState.ONLINE if is_complete(inst, t) else TierState.LAGGING
+
+
+def is_complete(inst: Inst, t: int) -> bool:
     row = inst.rows[t]
-    complete = not row.missing and not row.lacking and not row.compare
-    return TierState.ONLINE if complete else TierState.LAGGING
+    return not row.missing and not row.lacking and not row.compare
+
+
+def added_by(ctx: Context, inst: Inst, numbers: int) -> int:
+    """The live objects that these revisions were the last to add."""
+    return mask_of(name for name, found in live_of(ctx, inst).real.items() if numbers >> found.added & 1)
 
 
 def targets(ctx: Context, inst: Inst, reach: int) -> int:

@@ -31,6 +31,7 @@ class Context:
         # The steps that other modules of the model add; set when they are put together, in `agent`.
         self.join: Any = None
         self.serve: Any = None
+        self.serve_on: Any = None
 
 
 def spend(budget: tuple[int, ...], what: int, count: int = 1) -> tuple[int, ...]:

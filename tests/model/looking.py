@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from tandem_protocol.identity import Identity
-from tandem_protocol.revision import Kind
+from tandem_protocol.revision import Claim, Kind
 from tandem_protocol.verdict import Believed, Case, Fault, Known, Pending, Seen, SeenNumber, judge
 from tandem_protocol.verdict import State as TierState
 from tests.model import things
@@ -38,7 +38,7 @@ def epoch_of(inst: Inst) -> int:
 
 def glance(ctx: Context, disk: Disk, inst: Inst, t: int, *, first: bool = False) -> Look:
     """The verdict alone. ``first``: at the start of an operation (only a mutant asks)."""
-    key = (disk[:4], disk.marks, inst.cert, inst.journal, inst.intent, inst.rows[t], t, first, inst.heard)
+    key = (disk[:4], inst.cert, inst.journal, inst.intent, inst.rows[t], t, first, inst.heard)
     found = ctx.looks.get(key)
     if found is None:
         found = ctx.looks[key] = _judged(ctx, disk, inst, t, first)
@@ -73,7 +73,7 @@ def _forgotten(ctx: Context, inst: Inst, t: int) -> Inst:
     return with_row(
         inst,
         t,
-        row._replace(missing=missing, confirmed=0, last=0, mark=0, compare=1, imported=0 if late else row.imported),
+        row._replace(missing=missing, confirmed=0, last=0, compare=1, imported=0 if late else row.imported),
     )
 
 
@@ -102,9 +102,6 @@ def _judged(ctx: Context, disk: Disk, inst: Inst, t: int, first: bool) -> Look:
         case = ALARM
     if case is ALARM and not ctx.rules.foreign_own:
         case, state = Case.ROLLED_BACK, TierState.LAGGING
-    row = inst.rows[t]
-    if case is Case.LEVEL and ctx.rules.mark and row.mark and row.mark not in disk.marks:
-        case, state = Case.ROLLED_BACK, TierState.LAGGING
     top = max((n for n, at in seen.numbers.items() if at.claim or at.record), default=0)
     return Look(case, state, top, tuple((r.what, r.number) for r in verdict.repairs))
 
@@ -117,9 +114,6 @@ def _believed(ctx: Context, inst: Inst, t: int) -> Believed:
         answered = bool(inst.intent.answered >> t & 1) and rules.claims_too
         if inst.intent.answered >> t & 1 or rules.every_case:
             pending = Pending(inst.intent.number, inst.intent.nonce.to_bytes(24, "big"), answered)
-    elif rules.fence_stays and rules.claims_too and (fenced := fence_of(inst, row)):
-        # The claim of a takeover or join was answered on every tier that was imported.
-        pending = Pending(fenced, things.real_record(journal[fenced]).nonce, True)
     high = highest_held(journal, row) if rules.lagging else row.last
     known = {n: things.real_record(code) for n, code in enumerate(journal) if code}
     return Believed(
@@ -137,13 +131,15 @@ def _believed(ctx: Context, inst: Inst, t: int) -> Believed:
         complete=not row.missing and not row.lacking,
         imported=bool(row.imported),
         to_compare=bool(row.compare),
+        closed={n: things.real_record(code).hash for n, code in row.closed},
+        fence=fence_of(inst, row) if rules.fence_stays and rules.claims_too else 0,
     )
 
 
 def fence_of(inst: Inst, row: Row) -> int:
     """The number of the takeover or join whose claim stands on an imported tier before it holds the base; 0: none."""
     start = row.start
-    fenced = start > 1 and row.imported and not (row.floor or row.compare) and row.missing >> start & 1
+    fenced = start > 1 and row.imported and not row.floor and row.missing >> start & 1
     if not fenced or not inst.journal[start]:
         return 0
     return start if things.docs[inst.journal[start]].kind in (Kind.TAKEOVER, Kind.JOIN) else 0
@@ -154,7 +150,7 @@ def numbers_read(ctx: Context, disk: Disk, inst: Inst, row: Row) -> set[int]:
     journal = inst.journal
     top = max(head_of(journal), inst.intent.number if inst.intent is not None else 0)
     low = max(revision_of(journal, row) + 1, row.start, 1)
-    wanted = {highest_held(journal, row), row.last} - {0}
+    wanted = {highest_held(journal, row), row.last, fence_of(inst, row)} - {0}
     if ctx.rules.past_gaps:
         wanted |= {n for n in range(low, top + 1) if not journal[n] or row.missing >> n & 1}
         climb = top + 1
@@ -180,16 +176,16 @@ def _seen(ctx: Context, disk: Disk, inst: Inst, t: int, first: bool) -> Seen:
         if code and e < highest
     }
     wanted = numbers_read(ctx, disk, inst, inst.rows[t])
-    numbers = {n: _seen_number(ctx, disk, inst, n) for n in wanted}
+    numbers = {n: _seen_number(ctx, disk, inst, n, t) for n in wanted}
     return Seen(identity, epochs, numbers)
 
 
-def _seen_number(ctx: Context, disk: Disk, inst: Inst, n: int) -> SeenNumber:
+def _seen_number(ctx: Context, disk: Disk, inst: Inst, n: int, t: int) -> SeenNumber:
     claimed, written, ours = disk.claims[n], disk.records[n], inst.journal[n]
     if written > DAMAGED and not ctx.rules.bytes and ours and _same_nonce(written, ours):
         written = ours
     at = SeenNumber(
-        Fault.DAMAGED if claimed == DAMAGED else things.real_claim(claimed) if claimed else None,
+        Fault.DAMAGED if claimed == DAMAGED else _claim_on(claimed, inst, t) if claimed else None,
         Fault.DAMAGED if written == DAMAGED else things.real_record(written) if written else None,
     )
     if not ctx.rules.claims_too and at.claim is None and ours and written:
@@ -197,6 +193,11 @@ def _seen_number(ctx: Context, disk: Disk, inst: Inst, n: int) -> SeenNumber:
     if not ctx.rules.by_number:
         at = _as_heard(at, claimed, written, inst, n)
     return at
+
+
+def _claim_on(claimed: int, inst: Inst, t: int) -> Claim:
+    """A claim names the tier that it is on."""
+    return replace(things.real_claim(claimed), tier_id=tier_id(t, inst.rows[t].generation))
 
 
 def _as_heard(at: SeenNumber, claimed: int, written: int, inst: Inst, n: int) -> SeenNumber:

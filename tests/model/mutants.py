@@ -54,6 +54,9 @@ BUDGETS: dict[str, dict[str, int]] = {
     "list_again": {"backup": 1, "fresh": 1, "takeover": 1, "snap": 1, "roll": 1},
     "sync_sizes": {"backup": 1, "cut": 1, "snap": 1, "roll": 1},
     "mark": {"backup": 1, "vanish": 1, "read": 1, "snap": 1, "roll": 1},
+    "last_created": {"backup": 2, "cut": 1, "snap": 1, "roll": 2, "kept": 1},
+    "lacking_first": {"backup": 1, "vanish": 1, "cut": 2, "snap": 1, "roll": 1},
+    "closings_ours": {"backup": 2, "cut": 5, "crash": 1, "fresh": 1, "takeover": 1, "in_turn": 1},
     "raise_after_loss": {"backup": 1, "fresh": 1, "takeover": 1},
 }
 

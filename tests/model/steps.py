@@ -216,7 +216,6 @@ def confirmed(
     row = row._replace(
         missing=row.missing & ~numbers,
         last=last or row.last,
-        mark=0 if last else row.mark,
         confirmed=row.confirmed | numbers if as_target else row.confirmed,
         floor=0 if numbers >> row.floor & 1 else row.floor,
     )

@@ -24,7 +24,7 @@ from tests.model.steps import (
 )
 from tests.model.things import DAMAGED, bits
 from tests.model.world import Inst, Run, State, with_disk, with_inst, with_row
-from tests.model.writing import claims_put, cut, marked, newest_created, purposeful, removed_by_record, stand, without
+from tests.model.writing import claims_put, cut, newest_created, purposeful, removed_by_record, stand, without
 
 
 def serve(ctx: Context, state: State, i: int, run: Run) -> State:
@@ -103,6 +103,10 @@ def copy(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     lacked = choosing.lacks(ctx, inst, t)
     wanted = on if _is_full(inst, t, run) else lacked
     inst = noted_lacking(inst, t, wanted & on & ~lacked & ~disk.objs)
+    if ctx.rules.lacking_first:
+        # Where a record stands already, what comes now has none after it: see `_completed`.
+        standing = sum(1 << n for n in bits(inst.rows[t].missing) if disk.records[n])
+        inst = noted_lacking(inst, t, choosing.added_by(ctx, inst, standing) & wanted & ~disk.objs)
     # What was found bad before and still is goes to quarantine, to make room for good bytes.
     aside = wanted & inst.rows[t].lacking & disk.bad
     disk = disk._replace(objs=disk.objs & ~aside, bad=disk.bad & ~aside, gone=disk.gone | aside)
@@ -155,12 +159,7 @@ def finish(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
         if stages is None or not is_usable(seen):
             left = without(run, t)._replace(step="sync", added=0)
             return [(f"{label}: something else is there", _go_on(ctx, state, i, left))]
-    last = stages[-1]
-    created = newest_created(disk, last)
-    if created or not (run.added & row.lacking or numbers):
-        done = state._replace(disks=with_disk(state.disks, t, last))
-    else:
-        done = marked(ctx, state, i, t, last)
+    done = state._replace(disks=with_disk(state.disks, t, stages[-1]))
     steps: list[Step] = []
     after, seen = visit(ctx, done, i, t)
     onward = run._replace(step="sync", todo=run.todo & ~(1 << t), added=0)
@@ -170,6 +169,7 @@ def finish(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     if seen.case is not Case.LEVEL or not stand(after.disks[t], numbers) or not kept:
         steps.append((f"{label}: not confirmed", _go_on(ctx, after, i, without(onward, t))))
     else:
+        created = newest_created(disk, stages[-1])
         steps.append((label, _completed(ctx, after, i, t, numbers, onward, run.added, created)))
     steps += cut(state, i, t, run._replace(step="sync", added=0), label, _go_on, ctx)
     for number, stage in zip(order, stages[1:], strict=True):
@@ -193,17 +193,43 @@ def _records_put(ctx: Context, inst: Inst, disk: Disk, order: list[int]) -> list
 def _completed(
     ctx: Context, state: State, i: int, t: int, numbers: int, run: Run, present: int, created: int
 ) -> State | str:
+    """It is known. Without a record created after what was brought, that goes on counting as lacking until an empty
+    revision marks it: only what was last written is missed when a storage is rolled back."""
     inst = state.insts[i]
     row = inst.rows[t]
-    full = _is_full(inst, t, run)
     disk = state.disks[t]
-    lacking = row.lacking & ~(present & ~disk.bad)
+    full = _is_full(inst, t, run)
+    good = present & ~disk.bad
+    newest = numbers.bit_length() - 1 if numbers else 0
+    is_marked = (created and created == newest) or not ctx.rules.mark
+    lacked = good & (row.lacking | choosing.lacks(ctx, inst, t) & choosing.added_by(ctx, inst, numbers))
     if full:
-        lacking |= live_of(ctx, inst).on[t] & ~present
-    row = row._replace(lacking=lacking, compare=0 if full else row.compare)
-    state = with_inst(state, i, with_row(inst, t, row))
-    held = confirmed(ctx, state, i, t, numbers, created)
-    return held if isinstance(held, str) else _go_on(ctx, held, i, run)
+        inst = noted_lacking(inst, t, live_of(ctx, inst).on[t] & ~present)
+    if is_marked:
+        inst = with_row(inst, t, inst.rows[t]._replace(lacking=inst.rows[t].lacking & ~good))
+    else:
+        inst = noted_lacking(inst, t, lacked)
+    row = inst.rows[t]
+    inst = with_row(inst, t, row._replace(compare=0 if full else row.compare))
+    held = confirmed(ctx, with_inst(state, i, inst), i, t, numbers, created)
+    needs_mark = not is_marked and (lacked or created)
+    if isinstance(held, str) or not needs_mark:
+        return held if isinstance(held, str) else _go_on(ctx, held, i, run)
+    others = sum(1 << o for o in bits(run.reach & ~(1 << t)) if choosing.is_complete(held.insts[i], o))
+    extra: tuple[object, ...] = (t, lacked, run)
+    top = max(run.top, max(n for n in range(len(disk.claims)) if disk.claims[n]))
+    return ran(held, i, run._replace(step="intent", purpose="mark", targets=1 << t | others, top=top, extra=extra))
+
+
+def marked(ctx: Context, state: State, i: int, run: Run) -> State:
+    """The empty revision is confirmed: where it stands, what was brought counts; the synchronisation goes on."""
+    *_, t, brought, before = run.extra
+    assert isinstance(t, int) and isinstance(brought, int) and isinstance(before, Run)
+    if run.targets >> t & 1:
+        inst = state.insts[i]
+        row = inst.rows[t]
+        state = with_inst(state, i, with_row(inst, t, row._replace(lacking=row.lacking & ~brought)))
+    return _go_on(ctx, state, i, before._replace(reach=before.reach & run.reach))
 
 
 def collect(ctx: Context, state: State, i: int, run: Run) -> list[Step]:

@@ -28,6 +28,7 @@ from tests.model.world import (
     put,
     with_disk,
     with_inst,
+    with_row,
 )
 from tests.model.writing import aborted, cut, level_or_on, names, without, written_records
 
@@ -154,7 +155,7 @@ def read_whole(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     higher |= any(code and e > epoch for e, code in enumerate(disk.epochs))
     if higher:
         return [(f"{label}: something higher is there", _again(ctx, state, i, t, run))]
-    closed = disk
+    closed, ended_by = disk, dict(inst.rows[t].closed)
     for n in range(1, asked.number):
         if inst.journal[n] and ctx.rules.close_foreign:
             continue  # ours: nobody else can complete it
@@ -162,8 +163,12 @@ def read_whole(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
             claimed = disk.claims[n]
             nonce = int.from_bytes(things.real_claim(claimed).nonce, "big") if claimed > DAMAGED else 0
             doc = RecordDoc(n, inst.cert, nonce or things.nonce(i, n), Kind.ABORTED)
-            closed = closed._replace(records=put(closed.records, n, things.record(doc)))
+            ended_by[n] = things.record(doc)
+            closed = closed._replace(records=put(closed.records, n, ended_by[n]))
     effect = state._replace(disks=with_disk(state.disks, t, closed))
+    if not _is_takeover(run) and ctx.rules.closings_ours and ctx.rules.close_foreign:
+        known = inst.rows[t]._replace(closed=tuple(sorted(ended_by.items())))
+        effect = with_inst(effect, i, with_row(inst, t, known))
     side: SideKey = (t, closed._replace(snap=(), quar=0, bad=0, gone=0))
     steps: list[Step] = [(label, _imported(ctx, effect, i, run._replace(extra=(*run.extra, side))))]
     steps += cut(state, i, t, run, label, _imported, ctx)

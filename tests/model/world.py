@@ -16,7 +16,7 @@ IDLE, RUNNING, STOPPED = 0, 1, 2
 class Disk(NamedTuple):
     """What stands on one tier. ``ident``: 0 none, 255 damaged, else the generation of its id; documents by
     number or epoch; objects as masks: there, there but rotten,
-    vanished by a fault (ghost), in quarantine. ``marks``: what says that objects came without a record. ``snap``: what the storage will
+    vanished by a fault (ghost), in quarantine. ``snap``: what the storage will
     be rolled back to, () for nothing kept."""
 
     ident: int
@@ -27,12 +27,12 @@ class Disk(NamedTuple):
     bad: int = 0
     gone: int = 0
     quar: int = 0
-    marks: tuple[int, ...] = ()
     snap: tuple[object, ...] = ()
 
 
 class Row(NamedTuple):
-    """What an installation durably knows of a tier; masks of numbers (missing, confirmed) and objects."""
+    """What an installation durably knows of a tier; masks of numbers (missing, confirmed) and objects. ``closed``:
+    numbers of others that a join ended there, and by which record."""
 
     start: int = 1
     missing: int = 0
@@ -43,7 +43,7 @@ class Row(NamedTuple):
     confirmed: int = 0
     generation: int = 1
     floor: int = 0
-    mark: int = 0
+    closed: tuple[tuple[int, int], ...] = ()
 
 
 class Intent(NamedTuple):

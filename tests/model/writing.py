@@ -163,7 +163,9 @@ def written_records(
             return [(f"{label}: something else is there", onward(ctx, state, i, without(run, t)))]
     steps: list[Step] = []
     created = newest_created(state.disks[t], stages[-1][1])
-    done = marked(ctx, state, i, t, stages[-1][1]) if not created else _on(state, t, stages[-1][1])
+    if not ctx.rules.last_created:
+        created = numbers.bit_length() - 1
+    done = state._replace(disks=with_disk(state.disks, t, stages[-1][1]))
     after, seen = visit(ctx, done, i, t)
     if seen is None or isinstance(after, str):
         steps.append((label, after))
@@ -182,22 +184,6 @@ def written_records(
 def newest_created(before: Disk, after: Disk) -> int:
     """The highest number whose record was created; 0 for none."""
     return max((n for n in range(NUMBERS) if before.records[n] != after.records[n]), default=0)
-
-
-def _on(state: State, t: int, disk: Disk) -> State:
-    return state._replace(disks=with_disk(state.disks, t, disk))
-
-
-def marked(ctx: Context, state: State, i: int, t: int, disk: Disk) -> State:
-    """Nothing was created that a roll-back of the objects would take away as well: a mark is, and remembered."""
-    if ctx.rules.mark:
-        inst = state.insts[i]
-        row = inst.rows[t]
-        mark = row.mark + things.WRITERS if row.mark % things.WRITERS == i and row.mark else things.WRITERS + i
-        marks = tuple(sorted({m for m in disk.marks if m % things.WRITERS != i} | {mark}))
-        disk = disk._replace(marks=marks)
-        state = with_inst(state, i, with_row(inst, t, row._replace(mark=mark)))
-    return _on(state, t, disk)
 
 
 def _stages(ctx: Context, inst: Inst, row: Row, disk: Disk, numbers: int) -> list[tuple[str, Disk]] | None:
@@ -272,6 +258,8 @@ Draft = tuple[Kind, int, tuple[int, ...]]
 def drafted(ctx: Context, state: State, i: int, run: Run, number: int) -> Draft | None:
     """Kind, what is added, and what is removed (masks: everywhere, then per tier)."""
     inst = state.insts[i]
+    if run.purpose == "mark":
+        return Kind.CHECK, 0, ()
     if run.purpose == "last":
         return Kind.BACKUP, things.snapshot_bit(i, number), ()
     if run.purpose in ("backup", "long"):
@@ -585,6 +573,8 @@ def confirm(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
         state = after
     inst = state.insts[i]
     state = with_inst(state, i, inst._replace(intent=None))
+    if run.purpose == "mark":
+        return [(label, ctx.serve_on(ctx, state, i, run))]
     if kind is not Kind.CHECKPOINT:
         return [(label, ended(state, i))]
     targets = run.targets if ctx.rules.last_on_checkpointed else (1 << ctx.tiers) - 1
