@@ -37,12 +37,15 @@ def list_backups(state: State) -> list[BackupInfo]:
     found = []
     for number, info in state.backups():
         tiers = [row.name for row in rows if state.is_on(number, row.id)]
-        found.append(info_of(number, info, tiers if info["status"] != "failed" else []))
+        found.append(info_of(number, info, tiers))
     return found
 
 
 def info_of(revision: int, info: Mapping[str, Any], tiers: list[str]) -> BackupInfo:
-    """From what a record of kind backup (or an aborted one) has under seal."""
+    """From what a record of kind backup (or an aborted one) has under seal. A failed one, and one of which a part was
+    given up, is on none of ``tiers``."""
+    if info["status"] == "failed" or info.get("damaged"):
+        tiers = []
     snapshot = info.get("snapshot")
     return BackupInfo(
         id=bytes.fromhex(info["id"]),

@@ -29,6 +29,7 @@ themselves by their snapshots."""
 Listed = tuple[int, Mapping[str, Any]]
 """A backup: the revision that wrote it, and what its record has under seal of it."""
 
+LOST = "a part of it was good on no tier any more, and was given up"
 RECOVERED = "its record could not be read; it was found again by its snapshot"
 
 
@@ -76,12 +77,15 @@ def told_backups(ring: KeyRing, records: Iterable[Record], live: Container[bytes
     """What records and catalogues tell: failed backups, and those whose snapshots are live. A record of its own goes
     before a catalogue, which leaves something out; but a backup whose snapshot was found again is none that failed."""
     found: dict[str, Listed] = {}
+    records = list(records)
+    damaged = {id for record in records for id in _damaged_in(ring, record)}
     for record in sorted(records, key=lambda r: r.number):
         for number, about in _told_by(ring, record):
             known = found.get(about["id"])
             if known is None or _tells_more(record, about, known[1]):
                 found[about["id"]] = (number, about)
     kept = [listed for listed in found.values() if _is_there(listed[1], live)]
+    kept = [(number, damaged_by(about) if about["id"] in damaged else about) for number, about in kept]
     return sorted(kept, key=lambda listed: (listed[0], str(listed[1]["name"])))
 
 
@@ -90,6 +94,21 @@ def _tells_more(record: Record, about: Mapping[str, Any], known: Mapping[str, An
     if bool(about.get("snapshot")) != bool(known.get("snapshot")):
         return bool(about.get("snapshot"))
     return record.kind in (Kind.BACKUP, Kind.ABORTED)
+
+
+def damaged_by(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What is listed of a backup of which a part was lost on every tier: a repair has said so."""
+    warnings = [*about.get("warnings", ()), LOST]
+    return {**about, "status": "partial", "damaged": True, "warnings": warnings}
+
+
+def _damaged_in(ring: KeyRing, record: Record) -> list[str]:
+    if record.kind is not Kind.REPAIR:
+        return []
+    try:
+        return [str(id) for id in open_details(ring, record).get("damaged", ())]
+    except Corrupt:
+        return []
 
 
 def _told_by(ring: KeyRing, record: Record) -> list[Listed]:

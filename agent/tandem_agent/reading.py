@@ -220,7 +220,4 @@ async def _with_listed(store: Store, history: StoredHistory) -> Objects:
 
 def stored_backups(ring: KeyRing, history: StoredHistory, live: Objects, tier: str) -> list[BackupInfo]:
     """The backups that one tier tells of, oldest first, also failed ones."""
-    return [
-        info_of(number, about, [tier] if about.get("status") != "failed" else [])
-        for number, about in told_backups(ring, history.records, live)
-    ]
+    return [info_of(number, about, [tier]) for number, about in told_backups(ring, history.records, live)]

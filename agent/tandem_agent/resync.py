@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tandem_agent.progress import Progress
+from tandem_agent.repairing import give_up_lost
 from tandem_agent.tiers.levelling import announce, level_tier
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
@@ -35,7 +36,12 @@ class TierSyncResult:
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
+    """``lost``: how many objects were good on no tier and were given up; ``damaged``: the names of the backups that
+    need them."""
+
     tiers: list[TierSyncResult] = field(default_factory=list)
+    lost: int = 0
+    damaged: list[str] = field(default_factory=list)
 
 
 async def sync(
@@ -57,8 +63,24 @@ async def sync(
     for tier in chosen:
         results.append(await _sync_one(tiers, tier, full, progress))
         if results[-1].stopped:
-            break
-    return SyncResult(results)
+            return SyncResult(results)
+    loss = None if only else await give_up_lost(agent, progress)
+    if loss is None:
+        return SyncResult(results)
+    again = [await _sync_one(tiers, tier, False, progress) for tier in chosen]
+    both = [_sum(*pair) for pair in zip(results, again, strict=True)]
+    return SyncResult(both, loss.objects, loss.backups)
+
+
+def _sum(first: TierSyncResult, then: TierSyncResult) -> TierSyncResult:
+    """Two synchronisations of one tier as one."""
+    return replace(
+        then,
+        revisions=first.revisions + then.revisions,
+        objects=first.objects + then.objects,
+        bytes=first.bytes + then.bytes,
+        seconds=round(first.seconds + then.seconds, 3),
+    )
 
 
 async def _sync_one(tiers: TierSet, tier: Tier, full: bool, progress: Progress) -> TierSyncResult:

@@ -117,7 +117,13 @@ def test_what_only_the_lost_tier_had_is_not_given_up_in_silence(desk: Desk) -> N
     desk.unmount("vault")
     desk.fails(1, "tier", "replace", "vault", "--yes", says="are known to be on tier vault only")
     desk.fails(1, "tier", "retire", "vault", "--yes", says="are known to be on tier vault only")
-    desk.must("tier", "replace", "vault", "--yes", "--force")
+    done = desk.run("tier", "replace", "vault", "--yes", "--force")
+    assert done.returncode == 6, done.stderr
+    desk.clean(done)
+    assert "given up; backups that need them" in done.stderr
+    assert states(desk) == {"vault": "online", "remote": "online"}
+    backups = json.loads(desk.must("backups", "--json"))
+    assert [len(backup["tiers"]) for backup in backups] == [2, 0]
     desk.must("backup")
     desk.same("--tier", "vault")
 

@@ -77,7 +77,7 @@ def add(
 
             add_to_file(config.path, new, ids)
 
-    return _changed(settings, config, change, name, f"Tier {name} is added.", fill=not no_sync)
+    return _changed(settings, config, change, name, f"Tier {name} is added.", None if no_sync else (name,))
 
 
 @tier.command(
@@ -122,7 +122,9 @@ def replace(
         ids = _turns(config, agent, new, identity.tier_id)
         change_tier(config.path, name, None if url is None else new.url, ids)
 
-    return _changed(settings, config, change, name, f"Tier {name} is replaced.", fill=not no_sync)
+    # With --force also what is good nowhere any more is told and given up, for which all tiers are asked.
+    fill = () if force else (name,)
+    return _changed(settings, config, change, name, f"Tier {name} is replaced.", None if no_sync else fill)
 
 
 @tier.command("remove", epilog="\b\nExample:\n  tandem tier remove disk")
@@ -179,7 +181,7 @@ def retire(settings: Settings, name: str, force: bool, wait_s: float, yes: bool)
             lambda: remove_tier(config.path, name),
         )
 
-    return _changed(settings, config, change, name, f"Tier {name} is retired.", fill=False)
+    return _changed(settings, config, change, name, f"Tier {name} is retired.", None)
 
 
 def _configured(config: Config, name: str) -> TierConfig:
@@ -233,10 +235,9 @@ def _changed(
     change: Callable[[Agent], Awaitable[Any]],
     name: str,
     text: str,
-    *,
-    fill: bool,
+    fill: tuple[str, ...] | None,
 ) -> int:
-    """Do ``change``, then fill the tier ``name`` from the others if asked to."""
+    """Do ``change``, then synchronise the tiers ``fill`` (all for none, not at all for None)."""
 
     async def run() -> None:
         from ..wiring import open_agent
@@ -245,13 +246,13 @@ def _changed(
             await change(agent)
 
     run_async(run())
-    if not fill:
+    if fill is None:
         return _said(settings, name, text)
     if not settings.json and not settings.quiet:
         print(text)
     from .tiers import run_sync_command
 
-    return run_sync_command(settings, (name,), full=False)
+    return run_sync_command(settings, fill, full=False)
 
 
 def _said(settings: Settings, name: str, text: str) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..tiers.status import TiersStatus
 
 NO_TIER = 5
+DAMAGED = 6
 
 
 @click.command(epilog="\b\nExample:\n  tandem tiers\n  tandem tiers --json")
@@ -91,6 +92,13 @@ def run_sync_command(settings: Settings, names: tuple[str, ...], *, full: bool) 
         _show_sync(result)
     for tier in behind if settings.quiet else ():
         output.notice(f"tandem: {tier.name} is {tier.state}: {output.shown(tier.reason)}")
+    if result.lost:
+        named = ", ".join(result.damaged) or "none"
+        output.notice(
+            f"tandem: {result.lost} object(s) were good on no tier and are given up; backups that need them: {named}: "
+            "what is left of these restores; the next backup stores what is still on the disk again"
+        )
+        return DAMAGED
     return NO_TIER if behind else 0
 
 

@@ -1,0 +1,101 @@
+"""What is good on no tier is given up by a record of kind repair, and told (P4: no tier lags for ever); what a tier
+that is away may have is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.support.machines import Machine, Site
+
+from tandem_agent.catalog import LOST
+from tandem_agent.resync import SyncResult
+from tandem_agent.wiring import open_agent
+from tandem_protocol.names import ObjectType, object_path
+from tandem_protocol.revision import Kind
+
+BIG = "the same in two backups\n" * 5000
+
+
+@pytest.fixture
+def site(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    return Site(memory_path, monkeypatch, "vault", "remote")
+
+
+async def objects_of(machine: Machine, revision: int, kind: ObjectType) -> list[str]:
+    async with open_agent(machine.config, lambda: "") as agent:
+        added = agent.state.record(revision).added
+    return [object_path(ref.type, ref.name) for ref in added if ref.type is kind]
+
+
+def lose(site: Site, paths: list[str], *tiers: str) -> None:
+    for name in tiers:
+        for path in paths:
+            del site.places[name].shared[path]
+
+
+async def three(site: Site) -> tuple[Machine, list[str]]:
+    """Backups 2, 3 and 4; the last two share a large file."""
+    machine = site.machine("first")
+    await machine.init()
+    return machine, [
+        (await machine.backup("one")).id,
+        (await machine.backup("two", big=BIG)).id,
+        (await machine.backup("three", big=BIG)).id,
+    ]
+
+
+def listed(machine: Machine) -> dict[str, list[str]]:
+    return {b.id.hex(): b.tiers for b in machine.backups()}
+
+
+async def full(machine: Machine) -> SyncResult:
+    return await machine.sync(full=True)
+
+
+@pytest.mark.parametrize("kind", [ObjectType.PACK, ObjectType.SNAPSHOT, ObjectType.INDEX])
+async def test_what_is_on_no_tier_is_given_up_and_told(site: Site, kind: ObjectType) -> None:
+    machine, ids = await three(site)
+    lost = await objects_of(machine, 3, kind)
+    lose(site, lost, "vault", "remote")
+    result = await full(machine)
+    assert result.lost == len(lost)
+    assert set((await machine.contact()).values()) == {"online"}
+    both = ["vault", "remote"]
+    needed = {ObjectType.PACK: {ids[1], ids[2]}, ObjectType.SNAPSHOT: {ids[1]}, ObjectType.INDEX: set[str]()}[
+        kind
+    ]
+    assert listed(machine) == {id: [] if id in needed else both for id in ids}
+    for backup in machine.backups():
+        assert (LOST in backup.warnings) == (backup.id.hex() in needed)
+    for tier in both:
+        assert await machine.read(ids[0], tier) == "one"
+    again = (await machine.backup("three", big=BIG)).id
+    for tier in both:
+        assert await machine.read(again, tier) == "three"
+    async with open_agent(machine.config, lambda: "") as agent:
+        assert agent.state.has_kind(Kind.REPAIR)
+    assert (await full(machine)).lost == 0
+
+
+async def test_what_a_tier_that_is_away_may_have_is_not_given_up(site: Site) -> None:
+    machine, ids = await three(site)
+    lost = await objects_of(machine, 3, ObjectType.PACK)
+    kept = dict(site.places["remote"].shared)
+    lose(site, lost, "vault")
+    site.down("remote")
+    assert (await full(machine)).lost == 0
+    site.down()
+    site.places["remote"].roll_back(kept)
+    assert (await full(machine)).lost == 0
+    assert set((await machine.contact()).values()) == {"online"}
+    assert await machine.read(ids[1], "vault") == "two"
+
+
+async def test_a_new_reader_is_told_too(site: Site) -> None:
+    machine, ids = await three(site)
+    lose(site, await objects_of(machine, 3, ObjectType.PACK), "vault", "remote")
+    await full(machine)
+    second = site.machine("second")
+    await second.take_over()
+    assert {id for id, tiers in listed(second).items() if not tiers} == {ids[1], ids[2]}
