@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.support.formats import make_ring
+from tests.support.machines import Site
 
 from tandem_agent.bases import base_details
 from tandem_agent.catalog import told_backups
@@ -37,3 +40,24 @@ def test_a_backup_found_again_by_a_takeover_stays_listed_after_the_next_one() ->
     for records in ([aborted, base], [base, aborted], [base, again]):
         assert told_backups(ring, records, {snapshot}) == [(0, back)]
     assert told_backups(ring, [aborted], {snapshot}) == [(2, failed)]
+
+
+async def test_what_a_join_found_comes_with_the_next_synchronisation(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tier that was away at a join lacks what the join made live, and the join's record does not name that: one
+    synchronisation brings it all the same."""
+    site = Site(memory_path, monkeypatch, "vault", "remote", "third")
+    first, second = site.machine("first"), site.machine("second")
+    await first.init()
+    site.down("remote", "third")
+    await first.backup("only on the vault")
+    site.down("vault")
+    await second.take_over()
+    site.down("third")
+    await second.backup("joins the vault first")
+    site.down()
+    await second.sync()
+    assert set((await second.contact()).values()) == {"online"}
+    vault, remote, third = site.live("packs", "index", "snapshots", "keys")
+    assert vault == remote == third

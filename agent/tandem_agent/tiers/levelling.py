@@ -230,13 +230,20 @@ class _Levelling:
         later = set(missing)
         for name in sorted(facts.lacking - batch.live.keys()):
             found_there = state.live_object(name)
-            if found_there is None or not found_there.live_on(tier.id) or found_there.added in later:
+            if found_there is None or not found_there.live_on(tier.id):
+                continue
+            if found_there.added in later and self._names(found_there.added, name):
                 continue
             batch.want(found_there)
             if batch.is_full:
                 yield batch
                 batch = _Batch()
         yield batch
+
+    def _names(self, number: int, name: bytes) -> bool:
+        """Whether the record of ``number`` names what it added: a join does not name what it made live again."""
+        record = self._state.record(number)
+        return record.kind is not Kind.JOIN or any(ref.name == name for ref in record.added)
 
     def _add(self, batch: _Batch, number: int, facts: TierFacts) -> None:
         record = self._state.record(number)
