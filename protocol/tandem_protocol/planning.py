@@ -61,7 +61,7 @@ def choose_targets(tiers: Iterable[TierFacts], live: Live) -> list[bytes]:
     """The tiers a write goes to: those online and complete; if there are none, the reachable one that lacks
     the fewest bytes (the first configured wins a tie) with every other that lacks exactly the same."""
     tiers = list(tiers)
-    complete = [t.tier_id for t in tiers if t.state is State.ONLINE and t.complete]
+    complete = [t.tier_id for t in tiers if t.imported and t.state is State.ONLINE and t.complete]
     if complete:
         return complete
     lagging = [t for t in tiers if t.reachable and not t.to_compare]

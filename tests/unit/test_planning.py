@@ -243,3 +243,27 @@ def test_what_is_dead_by_now_need_not_be_there() -> None:
     live = live_of((1, 3), (2, 3))
     live[name(2)] = dataclasses.replace(live[name(2)], dead=frozenset([A]))
     assert written({name(1): 100}, live) == [3, 4, 5]
+
+
+def test_a_new_tier_is_known_to_hold_only_what_came_after_its_base() -> None:
+    live = live_of((1, 1), (2, 5), (3, 7))
+    new = dataclasses.replace(lagging(A, 5), floor=5)
+    assert {found.added for found in lacks(new, live)} == {1, 5}
+    assert trusted_up_to([new], 7) == 0
+
+
+def test_the_base_that_a_new_tier_starts_from_needs_all_that_is_below_it() -> None:
+    live = live_of((1, 1), (2, 5), (3, 7))
+    writer = Writer()
+    start = writer.record(5, added=(ref(2),))
+    sizes = {name(number): 100 for number in (1, 2)}
+    assert writable_now([start], sizes, A, live, floor=5) == [5]
+    del sizes[name(1)]
+    assert writable_now([start], sizes, A, live, floor=5) == []
+    assert writable_now([start], sizes, A, live) == [5]
+
+
+def test_a_tier_with_revisions_that_are_not_imported_is_no_target() -> None:
+    late = dataclasses.replace(tier(A), imported=False)
+    assert choose_targets([late, lagging(B, 1)], {}) == [B]
+    assert choose_targets([late], {}) == []
