@@ -352,3 +352,13 @@ def test_the_default_is_an_hour_and_one_pack() -> None:
     assert LagBudget() == LagBudget(DEFAULT_BYTES, DEFAULT_SECONDS) == LagBudget(32 << 20, 3600)
     pace = Pace({})
     assert (pace.allowance(b"any"), pace.left(b"any")) == (DEFAULT_BYTES, float("inf"))
+
+
+def test_what_is_left_is_never_less_than_a_clock_moves_by() -> None:
+    """A wait of 1e-16 s ends at once and is charged as nothing: it was repeated without end (found by simulation)."""
+    pace = Pace({b"tier": LagBudget(0, 0.1 + 0.2)})
+    pace.charge(b"tier", 0.3)
+    assert pace.left(b"tier") == 0
+    pace = Pace({b"tier": LagBudget(0, 1)})
+    pace.charge(b"tier", 0.5)
+    assert pace.left(b"tier") == 0.5

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 DEFAULT_BYTES = 32 * 1024 * 1024
 DEFAULT_SECONDS = 3600.0
+SHORTEST_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,9 @@ class Pace:
         return self._held_up[tier]
 
     def left(self, tier: bytes) -> float:
-        """Seconds that they would still wait; infinite for a tier without a budget."""
+        """Seconds that they would still wait; infinite for a tier without a budget. Never so few that a clock, which
+        counts to a last binary place, might not move by them."""
         if tier not in self._budgets:
             return float("inf")
-        return self._budgets[tier].seconds - self._held_up[tier]
+        left = self._budgets[tier].seconds - self._held_up[tier]
+        return left if left > SHORTEST_S else 0.0
