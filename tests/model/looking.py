@@ -177,7 +177,8 @@ def _seen(ctx: Context, disk: Disk, inst: Inst, t: int, first: bool) -> Seen:
     }
     wanted = numbers_read(ctx, disk, inst, inst.rows[t])
     numbers = {n: _seen_number(ctx, disk, inst, n, t) for n in wanted}
-    return Seen(identity, epochs, numbers)
+    names_tier = True if any(isinstance(at.claim, Claim) for at in numbers.values()) else None
+    return Seen(identity, epochs, numbers, names_tier=names_tier)
 
 
 def _seen_number(ctx: Context, disk: Disk, inst: Inst, n: int, t: int) -> SeenNumber:

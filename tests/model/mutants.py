@@ -61,6 +61,10 @@ BUDGETS: dict[str, dict[str, int]] = {
 }
 
 
+SLOW = ("past_gaps", "by_number", "closings_ours")
+"""Found only after tens of thousands of states: for the long form."""
+
+
 def configuration_for(rule: str) -> Configuration:
     """Small enough that the shortest run is found soon."""
     return configuration(f"without {rule}", **{"tiers": 2, **BUDGETS[rule]})  # type: ignore[arg-type]
