@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.soak import cuts, kills, proxy
+from tests.soak import cuts, kills, model, proxy
 from tests.support import powercut
 from tests.support.lab import LabFailure
 from tests.support.treegen import remove_tree
 
-KILLS, CUTS, PROXY = 300, 200, 200
+KILLS, CUTS, PROXY, MODEL = 300, 200, 200, 5_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("kills", options.kills, kills.campaign, kills.why_not()),
         ("cuts", options.cuts, cuts.campaign, powercut.why_not()),
         ("proxy", options.proxy, proxy.campaign, proxy.why_not()),
+        ("model", options.model, model.campaign, model.why_not()),
     ]
     for name, count, campaign, obstacle in wanted:
         if not count:
@@ -68,11 +69,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--cuts", type=int, help=f"power cuts of the disk with vault and state ({CUTS})")
     parser.add_argument("--proxy", type=int, help=f"runs through links that fail, to real servers ({PROXY})")
+    parser.add_argument("--model", type=int, help=f"states of the protocol's rules searched ({MODEL})")
     parser.add_argument("--seed", type=int, help="default: a random one, printed")
     parser.add_argument("--workdir", type=os.path.abspath, help="where work folders are made (default: /tmp)")
     options = parser.parse_args(arguments)
-    if options.kills is None and options.cuts is None and options.proxy is None:
-        options.kills, options.cuts, options.proxy = KILLS, CUTS, PROXY
+    if options.kills is options.cuts is options.proxy is options.model is None:
+        options.kills, options.cuts, options.proxy, options.model = KILLS, CUTS, PROXY, MODEL
     return options
 
 
