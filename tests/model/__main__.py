@@ -7,10 +7,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tests.model.mutants import BUDGETS, configuration_for
-from tests.model.rules import NAMES, Rules
-from tests.model.search import search
-from tests.model.sweep import campaign, printed_run
+from tests.model.mutants import BUDGETS
+from tests.model.sweep import campaign, is_found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,20 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("say what to do: --mutants or --states")
     good = True
     if options.mutants is not None:
-        good &= all([_is_found(rule, options.seconds) for rule in options.mutants or list(BUDGETS)])
+        for rule in options.mutants or BUDGETS:
+            good &= is_found(rule, options.seconds)
     if options.states:
         good &= campaign(options.states, options.jobs)
     return 0 if good else 1
-
-
-def _is_found(rule: str, seconds: float) -> bool:
-    outcome = search(configuration_for(rule), Rules(rule), seconds=seconds)
-    print(f"without {rule} ({NAMES[rule]}): {outcome.states} states, {outcome.seconds:.1f} s")
-    if not outcome.broken:
-        print("    NOT FOUND" + (" in all states" if outcome.whole else ""), flush=True)
-        return False
-    print("\n".join(printed_run(outcome)), flush=True)
-    return True
 
 
 if __name__ == "__main__":

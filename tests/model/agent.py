@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import combinations
 
-from tests.model import syncing, taking, writing
+from tests.model import contact, syncing, taking, writing
 from tests.model.choosing import live_of
 from tests.model.context import BUDGET, CUT, TAKEOVER, Context, spend
+from tests.model.drafting import removed_by_record
 from tests.model.rules import Rules
 from tests.model.steps import Step, ran
 from tests.model.things import SNAPSHOTS
 from tests.model.world import IDENTITY_DAMAGED, RUNNING, Inst, Run, State
-from tests.model.writing import removed_by_record
 
 _STEPS: dict[str, Callable[[Context, State, int, Run], list[Step]]] = {
-    "level": writing.level,
+    "level": contact.level,
     "intent": writing.intent,
     "claim": writing.claim,
     "objects": writing.objects,
@@ -33,7 +33,20 @@ _STEPS: dict[str, Callable[[Context, State, int, Run], list[Step]]] = {
     "publish": taking.publish,
 }
 
-PURPOSES = ("sync", "full", "collect", "purge", "read", "backup", "long", "prune", "prune_one", "check", "repair", "replace")
+PURPOSES = (
+    "sync",
+    "full",
+    "collect",
+    "purge",
+    "read",
+    "backup",
+    "long",
+    "prune",
+    "prune_one",
+    "check",
+    "repair",
+    "replace",
+)
 
 
 def make_context(tiers: int, rules: Rules) -> Context:
@@ -60,12 +73,12 @@ def steps_of(ctx: Context, state: State, i: int) -> list[Step]:
     for purpose in PURPOSES:
         if not state.budget[BUDGET.index(purpose)] or not _is_useful(ctx, state, inst, purpose):
             continue
-        extras: list[tuple[object, ...]] = [()]
+        about = [-1]
         if purpose == "prune_one":
-            extras = [(t,) for t in range(ctx.tiers)]
+            about = list(range(ctx.tiers))
         elif purpose == "replace":
-            extras = [(t,) for t in to_replace(state, inst)]
-        if purpose in writing.WRITES:
+            about = to_replace(state, inst)
+        if purpose in contact.WRITES:
             started = state._replace(budget=spend(state.budget, BUDGET.index(purpose)))
         else:
             started = state
@@ -75,9 +88,9 @@ def steps_of(ctx: Context, state: State, i: int) -> list[Step]:
             steps.append((f"{i} purges without a look", ran(state, i, run)))
             continue
         for away, after in _links(ctx, started):
-            for extra in extras:
-                label = f"{i} begins {purpose}{''.join(f' of {t}' for t in extra)}{_without(away)}"
-                steps.append((label, writing.contact(ctx, after, i, purpose, away, extra)))
+            for t in about:
+                label = f"{i} begins {purpose}{f' of {t}' if t >= 0 else ''}{_without(away)}"
+                steps.append((label, contact.contact(ctx, after, i, purpose, away, t)))
     return steps
 
 
@@ -88,7 +101,7 @@ def to_replace(state: State, inst: Inst) -> list[int]:
 
 
 def _without(away: int) -> str:
-    return f", {writing.names(away)} away" if away else ""
+    return f", {contact.names(away)} away" if away else ""
 
 
 def _links(ctx: Context, state: State) -> Iterator[tuple[int, State]]:
@@ -104,7 +117,9 @@ def _is_useful(ctx: Context, state: State, inst: Inst, purpose: str) -> bool:
     """Leaves out operations that would only look and go."""
     if purpose == "sync":
         rows = inst.rows
-        return inst.intent is not None or any(r.missing or r.lacking or r.compare or not r.imported for r in rows)
+        return inst.intent is not None or any(
+            r.missing or r.lacking or r.compare or not r.imported for r in rows
+        )
     if purpose in ("prune", "prune_one"):
         return bool(live_of(ctx, inst).anywhere & SNAPSHOTS)
     if purpose == "collect":
@@ -121,5 +136,3 @@ def _is_useful(ctx: Context, state: State, inst: Inst, purpose: str) -> bool:
         anywhere = live_of(ctx, inst).anywhere if ctx.rules.orphans_named else 0
         return any(disk.objs & ~anywhere for disk in state.disks)
     return True
-
-

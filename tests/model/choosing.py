@@ -5,15 +5,16 @@ What a mutant leaves out is left out here: the question is spoiled, or the answe
 
 from __future__ import annotations
 
+from tests.model import things
+from tests.model.context import Context
+from tests.model.things import DATA, INDEXES, LiveView, bits, live_after, name_of, tier_id
+from tests.model.world import Disk, Inst, highest_held
+
 from tandem_protocol import planning
 from tandem_protocol.history import Live
 from tandem_protocol.names import ObjectType
 from tandem_protocol.planning import TierFacts
 from tandem_protocol.verdict import State as TierState
-from tests.model import things
-from tests.model.context import Context
-from tests.model.things import DATA, INDEXES, LiveView, bits, live_after, name_of, tier_id
-from tests.model.world import Disk, Inst, highest_held
 
 
 def mask_of(names: object) -> int:

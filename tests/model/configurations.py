@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from tandem_protocol.revision import Kind
 from tests.model import things
 from tests.model.context import BUDGET
 from tests.model.things import RecordDoc
 from tests.model.world import EPOCHS, NOTHING, RUNNING, Disk, Inst, Row, State, put
+
+from tandem_protocol.revision import Kind
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,7 @@ def configuration(
     return Configuration(name, tiers, tuple(budget.get(what, 0) for what in BUDGET), in_turn, kept)
 
 
-
-
-_TAKEOVER = {"fresh": 1, "takeover": 1}
+_TAKEOVER: dict[str, Any] = {"fresh": 1, "takeover": 1}
 
 ALL: tuple[Configuration, ...] = (
     # One installation, links and crashes, each fault alone and with a crash.
@@ -85,7 +85,9 @@ ALL: tuple[Configuration, ...] = (
     configuration("takeover", backup=2, cut=2, crash=1, **_TAKEOVER),
     configuration("takeover, lost replies", backup=2, cut=2, lost=1, **_TAKEOVER),
     configuration("takeover of late sides", in_turn=True, backup=3, cut=4, crash=1, **_TAKEOVER),
-    configuration("takeover and prune", in_turn=True, backup=2, prune=1, cut=2, collect=1, purge=1, **_TAKEOVER),
+    configuration(
+        "takeover and prune", in_turn=True, backup=2, prune=1, cut=2, collect=1, purge=1, **_TAKEOVER
+    ),
     configuration("takeover and roll-back", backup=2, cut=1, snap=1, roll=1, **_TAKEOVER),
     configuration("takeover and damage", backup=2, cut=1, damage=1, **_TAKEOVER),
     configuration("takeover and replacement", in_turn=True, backup=2, cut=1, wipe=1, replace=1, **_TAKEOVER),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tests.model.rules import Rules
+from tests.model.world import Run, State
 
 BUDGET = (
     "crash", "cut", "lost", "backup", "long", "prune", "prune_one", "sync", "full", "collect", "purge", "check",
@@ -18,6 +20,10 @@ BUDGET = (
 ) = range(len(BUDGET))  # fmt: skip
 
 
+def _not_there(*_: object) -> State:
+    raise AssertionError("see agent.make_context")
+
+
 class Context:
     """``tiers``: how many; ``rules``: those in force. The rest remembers answers of pure functions."""
 
@@ -29,9 +35,9 @@ class Context:
         self.quiet: set[int] = set()
         self.ends: dict[tuple[int, int], Any] = {}
         # The steps that other modules of the model add; set when they are put together, in `agent`.
-        self.join: Any = None
-        self.serve: Any = None
-        self.serve_on: Any = None
+        self.join: Callable[[Context, State, int, Run, int], State] = _not_there
+        self.serve: Callable[[Context, State, int, Run], State] = _not_there
+        self.serve_on: Callable[[Context, State, int, Run], State] = _not_there
 
 
 def spend(budget: tuple[int, ...], what: int, count: int = 1) -> tuple[int, ...]:

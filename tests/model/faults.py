@@ -41,7 +41,8 @@ from tests.model.world import (
 
 def faults(ctx: Context, state: State) -> list[Step]:
     """Every fault that may strike now."""
-    budget, steps = state.budget, []
+    budget = state.budget
+    steps: list[Step] = []
     if budget[CRASH]:
         for i, inst in enumerate(state.insts):
             if inst.run is not None:
@@ -72,7 +73,9 @@ def _on_tier(ctx: Context, state: State, t: int, disk: Disk) -> list[Step]:
     if budget[SNAP] and not disk.snap:
         kept = disk._replace(snap=())
         disks = with_disk(state.disks, t, disk._replace(snap=tuple(kept)))
-        steps.append((f"storage of {t} keeps a snapshot", state._replace(disks=disks, budget=spend(budget, SNAP))))
+        steps.append(
+            (f"storage of {t} keeps a snapshot", state._replace(disks=disks, budget=spend(budget, SNAP)))
+        )
     if disk.snap and tuple(disk._replace(snap=())) != disk.snap:
         kept = Disk(*disk.snap)  # type: ignore[arg-type]
         # What was good again before is not forgiven.
@@ -137,5 +140,3 @@ def _unaware(inst: Inst, t: int, away: bool) -> Inst:
         elif run.step in ("record", "confirm") and run.targets & bit and not run.todo & bit:
             run = run._replace(late=run.late | bit)
     return inst._replace(run=run, unannounced=inst.unannounced | 1 << t)
-
-

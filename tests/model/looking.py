@@ -10,14 +10,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+from tests.model import things
+from tests.model.context import Context
+from tests.model.things import DAMAGED, NUMBERS, REPOSITORY, claim, tier_id
+from tests.model.world import (
+    EPOCHS,
+    IDENTITY_DAMAGED,
+    Disk,
+    Inst,
+    Row,
+    head_of,
+    highest_held,
+    put,
+    revision_of,
+    with_row,
+)
+
 from tandem_protocol.identity import Identity
 from tandem_protocol.revision import Claim, Kind
 from tandem_protocol.verdict import Believed, Case, Fault, Known, Pending, Seen, SeenNumber, judge
 from tandem_protocol.verdict import State as TierState
-from tests.model import things
-from tests.model.context import Context
-from tests.model.things import DAMAGED, NUMBERS, REPOSITORY, certificate, claim, tier_id
-from tests.model.world import EPOCHS, IDENTITY_DAMAGED, Disk, Inst, Row, head_of, highest_held, put, revision_of, with_row
 
 
 class Look(NamedTuple):

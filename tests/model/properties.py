@@ -7,7 +7,7 @@ newest installation synchronises, backs up, and everything has to come right.
 
 from __future__ import annotations
 
-from tests.model import agent, choosing, taking, things, writing
+from tests.model import agent, choosing, contact, taking, things
 from tests.model.choosing import live_of, restorable
 from tests.model.context import BACKUP, BUDGET, Context
 from tests.model.looking import epoch_of, glance
@@ -47,7 +47,8 @@ def _quiet(ctx: Context, state: State) -> str:
 
 
 _UNLIMITED = tuple(
-    1 if what in ("sync", "full", "collect", "purge", "repair", "takeover", "replace") else 0 for what in BUDGET
+    1 if what in ("sync", "full", "collect", "purge", "repair", "takeover", "replace") else 0
+    for what in BUDGET
 )
 
 
@@ -73,6 +74,7 @@ def _comes_right(ctx: Context, state: State) -> str:
             calm = _operate(ctx, calm, i, "sync")
         if isinstance(calm, str):
             return calm
+    unequal = ""
     for _ in range(ROUNDS):
         calm = _repaired(ctx, calm, i)
         if isinstance(calm, str):
@@ -98,11 +100,11 @@ def _taken_over(ctx: Context, state: State, i: int = -1) -> tuple[State | str, i
         rows = tuple(Row(start=0, last=0, imported=0) for _ in state.disks)
         i = len(state.insts)
         state = state._replace(insts=(*state.insts, Inst(RUNNING, 0, NOTHING, None, rows)))
-    calm: State | str = state
     for _ in range(3):
-        calm = _run_out(ctx, taking.begin(ctx, calm, i, 0), i)
+        calm = _run_out(ctx, taking.begin(ctx, state, i, 0), i)
         if isinstance(calm, str):
             return calm, i
+        state = calm
         if calm.insts[i].journal != NOTHING and not _is_taking_over(calm.insts[i]):
             return calm, i
     return f"P4: the takeover of installation {i} does not end", i
@@ -120,15 +122,13 @@ def _replaced(ctx: Context, state: State, i: int) -> State | str:
     calm: State | str = state
     for t in lost:
         if not isinstance(calm, str):
-            calm = _operate(ctx, calm, i, "replace", (t,))
+            calm = _operate(ctx, calm, i, "replace", t)
     return calm
 
 
-def _operate(
-    ctx: Context, state: State, i: int, purpose: str, extra: tuple[object, ...] = ()
-) -> State | str:
+def _operate(ctx: Context, state: State, i: int, purpose: str, tier: int = -1) -> State | str:
     """One operation in which everything goes well."""
-    return _run_out(ctx, writing.contact(ctx, state, i, purpose, 0, extra), i)
+    return _run_out(ctx, contact.contact(ctx, state, i, purpose, 0, tier), i)
 
 
 def _run_out(ctx: Context, begun: State | str, i: int) -> State | str:
@@ -166,11 +166,7 @@ def _repaired(ctx: Context, state: State, i: int) -> State | str:
 def _usable(state: State, i: int) -> list[int]:
     """The tiers that are there: a wiped one waits for somebody to replace it."""
     rows = state.insts[i].rows
-    return [
-        t
-        for t, disk in enumerate(state.disks)
-        if disk.ident in (rows[t].generation, IDENTITY_DAMAGED)
-    ]
+    return [t for t, disk in enumerate(state.disks) if disk.ident in (rows[t].generation, IDENTITY_DAMAGED)]
 
 
 def _unequal(ctx: Context, state: State, i: int) -> str:
@@ -215,7 +211,7 @@ def _can_back_up(ctx: Context, state: State, i: int, choices: list[int]) -> str:
     budget = list(state.budget)
     budget[BACKUP] = 1
     for there in choices:
-        begun = writing.contact(ctx, state._replace(budget=tuple(budget)), i, "backup", ~there)
+        begun = contact.contact(ctx, state._replace(budget=tuple(budget)), i, "backup", ~there)
         begun = _run_out(ctx, begun, i)
         if isinstance(begun, str):
             return begun
@@ -238,9 +234,4 @@ def _next(state: State, i: int) -> int:
 def _forgivable(state: State, i: int, record: int) -> bool:
     """Damage that nobody has seen yet keeps a backup from being held to."""
     rows = state.insts[i].rows
-    return any(
-        restorable(disk, record, disk.gone & ~rows[t].lacking)
-        for t, disk in enumerate(state.disks)
-    )
-
-
+    return any(restorable(disk, record, disk.gone & ~rows[t].lacking) for t, disk in enumerate(state.disks))

@@ -83,7 +83,9 @@ class Rules:
     last_on_checkpointed = on_needs_before = dedup_good = dedup_index = dedup_last_added = True
     announce_once = dedup_per_tier = base_lacking = no_mirror = exclusive = numbers_once = True
     join_voids = rollback_own = foreign_own = holds_durable = dedup_all = purge_look = repair_all = True
-    close_foreign = fence_stays = list_again = sync_sizes = mark = last_created = lacking_first = closings_ours = dedup_everywhere = raise_after_loss = True
+    close_foreign = fence_stays = list_again = sync_sizes = mark = last_created = lacking_first = (
+        closings_ours
+    ) = dedup_everywhere = raise_after_loss = True
 
     def __init__(self, without: str = "") -> None:
         if without:

@@ -77,7 +77,9 @@ def _search(configuration: Configuration, rules: Rules, most: int, seconds: floa
         state, index, depth = queue.popleft()
         for label, after in successors(ctx, state, configuration.in_turn):
             if isinstance(after, str):
-                return Outcome(len(parents), time.monotonic() - started, False, depth + 1, after, [*way(index), label])
+                return Outcome(
+                    len(parents), time.monotonic() - started, False, depth + 1, after, [*way(index), label]
+                )
             key = hash(after)
             if key in seen:
                 continue

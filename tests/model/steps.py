@@ -5,14 +5,11 @@ A step is a pair of a label and what comes of it: a `State`, or the text of a br
 
 from __future__ import annotations
 
-from tandem_protocol.revision import Kind
-from tandem_protocol.verdict import Case
-from tandem_protocol.verdict import State as TierState
 from tests.model import things
 from tests.model.choosing import live_of, restorable
 from tests.model.context import CRASH, LOST, Context, spend
 from tests.model.looking import ALARM, Look, epoch_of, fence_of, look
-from tests.model.things import DAMAGED, DATA, INDEXES, SNAPSHOTS, bits, claim
+from tests.model.things import DAMAGED, DATA, INDEXES, SNAPSHOTS, claim
 from tests.model.world import (
     STOPPED,
     Backup,
@@ -28,19 +25,22 @@ from tests.model.world import (
     with_row,
 )
 
+from tandem_protocol.revision import Kind
+from tandem_protocol.verdict import Case
+from tandem_protocol.verdict import State as TierState
+
 Step = tuple[str, State | str]
 
 
 def is_genuine(state: State, i: int) -> bool:
     """Whether there is another installation that ``i`` has to be told of: not one that it has taken over from."""
-    mine = max(epoch_of(state.insts[i]), state.insts[i].intent.epoch if state.insts[i].intent else 0)
-    for j, other in enumerate(state.insts):
-        if j == i or not other.cert:
-            continue
-        theirs = max(epoch_of(other), other.intent.epoch if other.intent else 0)
-        if theirs >= mine:
-            return True
-    return False
+    mine = _highest_epoch(state.insts[i])
+    others = (other for j, other in enumerate(state.insts) if j != i and other.cert)
+    return any(_highest_epoch(other) >= mine for other in others)
+
+
+def _highest_epoch(inst: Inst) -> int:
+    return max(epoch_of(inst), inst.intent.epoch if inst.intent is not None else 0)
 
 
 def alarmed(state: State, i: int, t: int) -> State | str:
@@ -251,5 +251,3 @@ def decided(ctx: Context, inst: Inst, code: int) -> Inst:
 def parents_of(inst: Inst) -> tuple[int, ...]:
     head = head_of(inst.journal)
     return (inst.journal[head],) if head else ()
-
-

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
 from tests.model.configurations import ALL, Configuration
-from tests.model.rules import Rules
+from tests.model.mutants import BUDGETS, configuration_for
+from tests.model.rules import NAMES, Rules
 from tests.model.search import Outcome, search
 
 Report = Callable[[Configuration, Outcome], None]
@@ -59,3 +60,19 @@ def campaign(states: int, jobs: int = 2) -> bool:
     done = sweep(states, jobs, tell)
     print(f"model: {done} states, {'no promise broken' if held else 'A PROMISE IS BROKEN'}", flush=True)
     return held
+
+
+def missed_mutants(seconds: float = 600.0) -> list[str]:
+    """The rules that nothing breaks without, as far as is found in so many seconds each."""
+    return [rule for rule in BUDGETS if not is_found(rule, seconds)]
+
+
+def is_found(rule: str, seconds: float) -> bool:
+    """Take a rule out and print the shortest run that breaks a promise."""
+    outcome = search(configuration_for(rule), Rules(rule), seconds=seconds)
+    print(f"without {rule} ({NAMES[rule]}): {outcome.states} states, {outcome.seconds:.1f} s")
+    if not outcome.broken:
+        print("    NOT FOUND" + (" in all states" if outcome.whole else ""), flush=True)
+        return False
+    print("\n".join(printed_run(outcome)), flush=True)
+    return True

@@ -6,10 +6,11 @@ what is dead to quarantine, purging deletes it from there, reading notes what is
 
 from __future__ import annotations
 
-from tandem_protocol.verdict import Case
 from tests.model import choosing, things
 from tests.model.choosing import live_of
+from tests.model.contact import claims_put, cut, newest_created, purposeful, stand, without
 from tests.model.context import Context
+from tests.model.drafting import removed_by_record
 from tests.model.steps import (
     Step,
     confirmed,
@@ -23,8 +24,9 @@ from tests.model.steps import (
     visit,
 )
 from tests.model.things import DAMAGED, bits
-from tests.model.world import Inst, Run, State, with_disk, with_inst, with_row
-from tests.model.writing import claims_put, cut, newest_created, purposeful, removed_by_record, stand, without
+from tests.model.world import Disk, Inst, Run, State, with_disk, with_inst, with_row
+
+from tandem_protocol.verdict import Case
 
 
 def serve(ctx: Context, state: State, i: int, run: Run) -> State:
@@ -113,7 +115,9 @@ def copy(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     source = disk.quar
     for other in bits(run.reach & ~(1 << t)):
         there = state.disks[other]
-        known = wanted & ~disk.objs & there.bad & live_of(ctx, inst).on[other] & ~choosing.lacks(ctx, inst, other)
+        known = (
+            wanted & ~disk.objs & there.bad & live_of(ctx, inst).on[other] & ~choosing.lacks(ctx, inst, other)
+        )
         inst = noted_lacking(inst, other, known)
         source |= (there.objs & ~there.bad) | there.quar
     copied = wanted & ~disk.objs & source
@@ -135,7 +139,6 @@ def finish(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     t = next(bits(run.todo))
     inst, disk = state.insts[i], state.disks[t]
     label = f"{i} completes {t}"
-    row = inst.rows[t]
     on = live_of(ctx, inst).on[t]
     held = on & ~choosing.lacks(ctx, inst, t)
     present = held | run.added
@@ -147,8 +150,13 @@ def finish(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
         if seen is None or isinstance(after, str):
             return [(f"{label}: new session", after)]
         if not is_usable(seen):
-            return [(f"{label}: new session", _go_on(ctx, after, i, without(run, t)._replace(step="sync", added=0)))]
-        state, inst, disk, row = after, after.insts[i], after.disks[t], after.insts[i].rows[t]
+            return [
+                (
+                    f"{label}: new session",
+                    _go_on(ctx, after, i, without(run, t)._replace(step="sync", added=0)),
+                )
+            ]
+        state, inst, disk = after, after.insts[i], after.disks[t]
     stages = _records_put(ctx, inst, disk, order)
     if stages is None:
         after, seen = visit(ctx, state, i, t)
@@ -216,19 +224,30 @@ def _completed(
     if isinstance(held, str) or not needs_mark:
         return held if isinstance(held, str) else _go_on(ctx, held, i, run)
     others = sum(1 << o for o in bits(run.reach & ~(1 << t)) if choosing.is_complete(held.insts[i], o))
-    extra: tuple[object, ...] = (t, lacked, run)
     top = max(run.top, max(n for n in range(len(disk.claims)) if disk.claims[n]))
-    return ran(held, i, run._replace(step="intent", purpose="mark", targets=1 << t | others, top=top, extra=extra))
+    return ran(
+        held,
+        i,
+        run._replace(
+            step="intent",
+            purpose="mark",
+            targets=1 << t | others,
+            top=top,
+            tier=t,
+            brought=lacked,
+            before=run,
+        ),
+    )
 
 
 def marked(ctx: Context, state: State, i: int, run: Run) -> State:
     """The empty revision is confirmed: where it stands, what was brought counts; the synchronisation goes on."""
-    *_, t, brought, before = run.extra
-    assert isinstance(t, int) and isinstance(brought, int) and isinstance(before, Run)
+    t, before = run.tier, run.before
+    assert before is not None
     if run.targets >> t & 1:
         inst = state.insts[i]
         row = inst.rows[t]
-        state = with_inst(state, i, with_row(inst, t, row._replace(lacking=row.lacking & ~brought)))
+        state = with_inst(state, i, with_row(inst, t, row._replace(lacking=row.lacking & ~run.brought)))
     return _go_on(ctx, state, i, before._replace(reach=before.reach & run.reach))
 
 
@@ -275,5 +294,3 @@ def read(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     held = live_of(ctx, inst).on[t] & ~choosing.lacks(ctx, inst, t)
     inst = noted_lacking(inst, t, held & (disk.bad | ~disk.objs))
     return [(f"{i} reads {t}", _go_on(ctx, with_inst(state, i, inst), i, run))]
-
-

@@ -1,4 +1,4 @@
-"""Takeover and join as small steps: fence, read whole and close, unite, publish. The union is the real `joining`.
+"""Takeover and join as small steps: fence, read whole and close, decide, publish.
 
 Mirrors ``takeover`` and ``tiers.joining``: the intent (with the epoch, for a takeover) is durable first; epoch and
 claim are a fence before anything is read; what a tier showed is forgotten in a crash; the base decides.
@@ -6,22 +6,17 @@ claim are a fence before anything is read; what a tier showed is forgotten in a 
 
 from __future__ import annotations
 
-from tandem_protocol import joining
-from tandem_protocol.lists import ListEntry
-from tandem_protocol.revision import Kind, Record
-from tandem_protocol.verdict import Fault
 from tests.model import things
-from tests.model.choosing import live_of, mask_of
+from tests.model.contact import aborted, cut, level_or_on, names, without, written_records
 from tests.model.context import TAKEOVER, Context, spend
-from tests.model.steps import Step, decided, ended, put_claim, put_epoch, ran, torn
-from tests.model.things import DAMAGED, NUMBERS, LiveView, RecordDoc, bits, name_of, tier_id
+from tests.model.steps import Step, ended, put_claim, put_epoch, ran, torn
+from tests.model.things import DAMAGED, NUMBERS, RecordDoc, bits
+from tests.model.uniting import SideKey, joined, taken_over
 from tests.model.world import (
     EPOCHS,
     IDENTITY_DAMAGED,
-    Disk,
     Inst,
     Intent,
-    Row,
     Run,
     State,
     head_of,
@@ -30,9 +25,8 @@ from tests.model.world import (
     with_inst,
     with_row,
 )
-from tests.model.writing import aborted, cut, level_or_on, names, without, written_records
 
-SideKey = tuple[int, Disk]
+from tandem_protocol.revision import Kind
 
 
 def begin(ctx: Context, state: State, i: int, away: int) -> State | str:
@@ -87,7 +81,7 @@ def join(ctx: Context, state: State, i: int, run: Run, late: int) -> State:
         return ended(state, i)
     asked = Intent(number, things.nonce(i, number))
     first = "fence" if ctx.rules.fence_first else "import"
-    run = run._replace(step=first, todo=late, targets=late, extra=(run.extra,))
+    run = run._replace(step=first, todo=late, targets=late)
     return with_inst(state, i, inst._replace(intent=asked, run=run))
 
 
@@ -170,7 +164,7 @@ def read_whole(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
         known = inst.rows[t]._replace(closed=tuple(sorted(ended_by.items())))
         effect = with_inst(effect, i, with_row(inst, t, known))
     side: SideKey = (t, closed._replace(snap=(), quar=0, bad=0, gone=0))
-    steps: list[Step] = [(label, _imported(ctx, effect, i, run._replace(extra=(*run.extra, side))))]
+    steps: list[Step] = [(label, _imported(ctx, effect, i, run._replace(sides=(*run.sides, side))))]
     steps += cut(state, i, t, run, label, _imported, ctx)
     if closed is not disk:
         steps += torn(ctx, f"{label} and closes", effect, i, _imported(ctx, effect, i, without(run, t)))
@@ -192,7 +186,9 @@ def unite(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     inst = state.insts[i]
     asked = inst.intent
     assert asked is not None
-    label = f"{i} decides {'takeover' if _is_takeover(run) else 'join'} {asked.number} of {names(run.targets)}"
+    label = (
+        f"{i} decides {'takeover' if _is_takeover(run) else 'join'} {asked.number} of {names(run.targets)}"
+    )
     steps: list[Step] = [(label, _united(ctx, state, i, run, run.targets))]
     for t in bits(run.targets):
         steps += cut(state, i, t, run, f"{label}, {t} gone before", _united_without, ctx)
@@ -202,10 +198,7 @@ def unite(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
 def _united_without(ctx: Context, state: State, i: int, run: Run) -> State:
     if not run.targets:
         return _given_up(ctx, state, i, run)
-    read = 0
-    for entry in run.extra:
-        if len(entry) == 2 and isinstance(entry[1], Disk):  # type: ignore[arg-type, index]
-            read |= 1 << entry[0]  # type: ignore[index]
+    read = sum(1 << t for t, _ in run.sides)
     return _united(ctx, state, i, run, run.targets if ctx.rules.imported_decided else read)
 
 
@@ -213,35 +206,19 @@ def _united(ctx: Context, state: State, i: int, run: Run, imported: int) -> Stat
     inst = state.insts[i]
     asked = inst.intent
     assert asked is not None
-    sides = tuple(
-        entry
-        for entry in run.extra
-        if len(entry) == 2 and isinstance(entry[1], Disk) and run.targets >> entry[0] & 1  # type: ignore[arg-type, index]
-    )
+    sides = tuple(side for side in run.sides if run.targets >> side[0] & 1)
     if not ctx.rules.by_number:
         inst = inst._replace(heard=_heard(inst, sides))
     inst = inst._replace(run=None)
     key = ("unite", sides, inst, imported, _is_takeover(run))
     found = ctx.plans.get(key)
     if found is None:
-        union = _takeover if _is_takeover(run) else _join
+        union = taken_over if _is_takeover(run) else joined
         found = ctx.plans[key] = union(ctx, inst, asked, sides, imported)
     after = found
     todo = run.targets
-    extra = run.extra[0] if not _is_takeover(run) else ()
-    assert isinstance(extra, tuple)
-    run = run._replace(step="publish", todo=todo, reach=run.reach | run.targets, extra=extra, targets=0)
+    run = run._replace(step="publish", todo=todo, reach=run.reach | run.targets, sides=(), targets=0)
     return with_inst(state, i, after._replace(run=run))
-
-
-def _lists(sides: tuple[SideKey, ...]) -> dict[bytes, list[ListEntry]]:
-    """The lists of the bases that stand there: who can read the record can read them."""
-    found: dict[bytes, list[ListEntry]] = {}
-    for _, disk in sides:
-        for code in disk.records:
-            if code > DAMAGED:
-                found |= things.lists_of(code)
-    return found
 
 
 def _heard(inst: Inst, sides: tuple[SideKey, ...]) -> tuple[bytes, ...]:
@@ -252,130 +229,6 @@ def _heard(inst: Inst, sides: tuple[SideKey, ...]) -> tuple[bytes, ...]:
     if inst.intent is not None:
         found.discard(inst.intent.nonce.to_bytes(24, "big"))
     return tuple(sorted(found))
-
-
-def _real_side(t: int, disk: Disk) -> joining.Side:
-    return joining.Side(
-        tier_id(t, disk.ident),
-        {
-            e: Fault.DAMAGED if code == DAMAGED else things.real_certificate(code)
-            for e, code in enumerate(disk.epochs)
-            if code
-        },
-        {
-            n: Fault.DAMAGED if code == DAMAGED else things.real_claim(code)
-            for n, code in enumerate(disk.claims)
-            if code
-        },
-        {
-            n: Fault.DAMAGED if code == DAMAGED else things.real_record(code)
-            for n, code in enumerate(disk.records)
-            if code
-        },
-        {name_of(b): (things.object_type(b), things.size_of(b)) for b in bits(disk.objs)},
-    )
-
-
-def _codes(records: dict[bytes, Record], wanted: tuple[bytes, ...], sides: tuple[SideKey, ...]) -> tuple[int, ...]:
-    by_hash = {things.real_record(c).hash: c for _, disk in sides for c in disk.records if c > DAMAGED}
-    return tuple(by_hash[one] for one in wanted if one in records)
-
-
-def _lives(view: LiveView, tiers: int) -> tuple[tuple[int, int], ...]:
-    return tuple(
-        (b, sum(1 << t for t in range(tiers) if not view.on[t] >> b & 1)) for b in bits(view.anywhere)
-    )
-
-
-def _takeover(
-    ctx: Context, inst: Inst, asked: Intent, sides: tuple[SideKey, ...], imported: int
-) -> Inst:
-    real = [_real_side(t, disk) for t, disk in sides]
-    union = joining.unite(real, _lists(sides))
-    live = union.live
-    if not ctx.rules.keep_unnamed:
-        live = {name: found for name, found in live.items() if name not in union.kept}
-    view = things.view_of(live, ctx.tiers)
-    heads = _codes(joining.records_of(real), union.heads, sides)
-    lives = _lives(view, ctx.tiers)
-    code = things.record(
-        RecordDoc(asked.number, inst.cert, asked.nonce, Kind.TAKEOVER, heads, lives=lives)
-    )
-    rows = []
-    present = {t: disk for t, disk in sides}
-    for t in range(ctx.tiers):
-        row = Row(start=asked.number, missing=1 << asked.number, last=0, imported=imported >> t & 1)
-        if t in present:
-            side = real[[at for at, _ in sides].index(t)]
-            row = row._replace(lacking=mask_of(joining.lacking(side, live)))
-        rows.append(row)
-    journal = put((0,) * NUMBERS, asked.number, code)
-    return inst._replace(journal=journal, rows=tuple(rows), intent=asked._replace(decided=1, epoch=0))
-
-
-def _known(inst: Inst) -> set[int]:
-    """The records of our own history, as far as their parents tell."""
-    found: set[int] = set()
-    todo = [code for code in inst.journal if code]
-    while todo:
-        code = todo.pop()
-        if code not in found:
-            found.add(code)
-            todo += things.docs[code].parents
-    return found
-
-
-def _join(ctx: Context, inst: Inst, asked: Intent, sides: tuple[SideKey, ...], imported: int) -> Inst:
-    real = [_real_side(t, disk) for t, disk in sides]
-    known = _known(inst)
-    named = 0
-    for code in known:
-        doc = things.docs[code]
-        named |= doc.added
-        for bit, _ in doc.lives or ():
-            named |= 1 << bit
-    union = joining.unite(
-        real,
-        _lists(sides),
-        {things.real_record(code).hash for code in known},
-        {name_of(b) for b in bits(named)},
-    )
-    revived, after_lives = _revived(ctx, inst, things.view_of(union.live, ctx.tiers))
-    heads = _codes(joining.records_of(real), union.heads, sides)
-    parents = (inst.journal[head_of(inst.journal)], *heads)
-    doc = RecordDoc(asked.number, inst.cert, asked.nonce, Kind.JOIN, parents, lives=after_lives, revived=revived)
-    after = decided(ctx, inst, things.record(doc))
-    view = live_of(ctx, after)
-    mask = sum(1 << b for b, _ in revived)
-    rows = [row._replace(lacking=row.lacking | mask) for row in after.rows]
-    for side, (t, _) in zip(real, sides, strict=True):
-        lacking = mask_of(joining.lacking(side, view.real))
-        start, generation = asked.number, rows[t].generation
-        rows[t] = Row(start, 1 << start, lacking, last=0, imported=1, generation=generation)
-    return after._replace(rows=tuple(rows))
-
-
-Lives = tuple[tuple[int, int], ...]
-
-
-def _revived(ctx: Context, inst: Inst, theirs: LiveView) -> tuple[Lives, Lives]:
-    """What they have live and we have not, at all or for some tier; and all that is live then."""
-    ours = live_of(ctx, inst)
-    removed = 0
-    if not ctx.rules.join_voids:
-        for code in inst.journal:
-            if code and things.docs[code].removed:
-                removed |= things.docs[code].removed[0]
-    revived, after = [], []
-    for b in bits(ours.anywhere | theirs.anywhere & ~removed):
-        dead_here = sum(1 << t for t in range(ctx.tiers) if not ours.on[t] >> b & 1)
-        dead_there = sum(1 << t for t in range(ctx.tiers) if not theirs.on[t] >> b & 1)
-        both = dead_here & dead_there
-        if both != dead_here and not removed >> b & 1:
-            revived.append((b, both))
-            dead_here = both
-        after.append((b, dead_here))
-    return tuple(revived), tuple(after)
 
 
 def publish(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
@@ -397,5 +250,3 @@ def _published(ctx: Context, state: State, i: int, run: Run) -> State:
     if _is_takeover(run):
         return ended(state, i)
     return level_or_on(ctx, state, i, run)
-
-

@@ -7,7 +7,6 @@ every configuration break no promise, and every rule that is found soon is found
 from __future__ import annotations
 
 import pytest
-
 from tests.model.configurations import ALL, Configuration
 from tests.model.mutants import BUDGETS, SLOW, configuration_for
 from tests.model.rules import FOUND, LIST, NAMES, TABLE, Rules

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from tests.model.things import NUMBERS
 
+from tandem_protocol.revision import Kind
+
 IDENTITY_DAMAGED = 255
 IDLE, RUNNING, STOPPED = 0, 1, 2
 
@@ -57,7 +59,10 @@ class Intent(NamedTuple):
 
 
 class Run(NamedTuple):
-    """An operation under way: all of it is lost in a crash. Masks of tiers, but for ``added`` (objects)."""
+    """An operation under way: all of it is lost in a crash. Masks of tiers, but ``added`` and ``brought`` (objects).
+    ``kind`` and ``removed`` (masks: everywhere, then per tier): of the record to come. ``tier``: the one that it is
+    about (-1: none). ``sides``: what a takeover or join has read. ``brought``, ``before``: what a mark stands for,
+    and the synchronisation that goes on after it."""
 
     step: str
     purpose: str
@@ -72,7 +77,12 @@ class Run(NamedTuple):
     """Ghost: targets that were rolled back after the last look that this operation takes there."""
     broken: int = 0
     """Targets whose session broke: the next step there begins with a look."""
-    extra: tuple[object, ...] = ()
+    kind: Kind | None = None
+    removed: tuple[int, ...] = ()
+    tier: int = -1
+    sides: tuple[tuple[int, Disk], ...] = ()
+    brought: int = 0
+    before: Run | None = None
 
 
 class Inst(NamedTuple):
@@ -116,7 +126,7 @@ def _quick(cls: Any) -> None:
     arguments = ", ".join(f"{name}=keep" for name in names)
     values = ", ".join(f"self[{n}] if {name} is keep else {name}" for n, name in enumerate(names))
     scope: dict[str, Any] = {"keep": object(), "new": tuple.__new__, "cls": cls}
-    exec(f"def _replace(self, *, {arguments}):\n    return new(cls, ({values},))", scope)  # noqa: S102 (our own fields)
+    exec(f"def _replace(self, *, {arguments}):\n    return new(cls, ({values},))", scope)
     cls._replace = scope["_replace"]
 
 
