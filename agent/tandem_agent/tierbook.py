@@ -182,11 +182,21 @@ class TierBook:
         with self._transaction():
             self._db.change("UPDATE tiers SET to_compare = 0 WHERE id = ?", (tier,))
 
-    def confirm(self, numbers: Iterable[int], tiers: Iterable[bytes], *, as_targets: bool = False) -> None:
-        """These tiers hold these revisions, in the order in which the records were created there. With
-        ``as_targets`` they were written by the operation itself: what it refers to is there too. So it is where
-        they were noted as targets (`note_targets`), and nothing was found to be bad there since."""
+    def confirm(
+        self,
+        numbers: Iterable[int],
+        tiers: Iterable[bytes],
+        *,
+        as_targets: bool = False,
+        last: int | None = None,
+    ) -> None:
+        """These tiers hold these revisions. ``last``: the one whose record was created there last of all, by default
+        the last of ``numbers``; 0 if all stood there before. With ``as_targets`` they were written by the operation
+        itself: what it refers to is there too. So it is where they were noted as targets (`note_targets`), and
+        nothing was found to be bad there since."""
         numbers = list(numbers)
+        if last is None:
+            last = numbers[-1] if numbers else 0
         with self._transaction():
             for tier in tiers:
                 rows = [(tier, n) for n in numbers]
@@ -198,11 +208,9 @@ class TierBook:
                 self._db.change_each("DELETE FROM written_to WHERE tier = ? AND n = ?", rows)
                 if as_targets:
                     self._db.change_each("INSERT OR IGNORE INTO confirmed VALUES (?2, ?1)", rows)
-                if numbers:
-                    self._db.change("UPDATE tiers SET last_written = ? WHERE id = ?", (numbers[-1], tier))
-                    self._db.change_each(
-                        "UPDATE tiers SET floor = 0 WHERE id = ? AND floor = ?", [(tier, n) for n in numbers]
-                    )
+                if last:
+                    self._db.change("UPDATE tiers SET last_written = ? WHERE id = ?", (last, tier))
+                self._db.change_each("UPDATE tiers SET floor = 0 WHERE id = ? AND floor = ?", rows)
 
     def note_targets(self, number: int, tiers: Iterable[bytes]) -> None:
         """Revision ``number`` was written so that, once they hold it, it is on these tiers: what it refers to is

@@ -3,6 +3,8 @@ Pure; every branch is run here."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.support.documents import OTHER_TIER, TIER, Writer, ref
 
@@ -29,7 +31,7 @@ PACK, SNAPSHOT, LIST = ObjectType.PACK, ObjectType.SNAPSHOT, ObjectType.LIST
 
 
 def line(
-    *steps: dict[str, object], writer: Writer = WRITER, first: int = 1, parent: Record | None = None
+    *steps: dict[str, Any], writer: Writer = WRITER, first: int = 1, parent: Record | None = None
 ) -> list[Record]:
     """Records one after the other, each the parent of the next."""
     made: list[Record] = []
@@ -39,24 +41,24 @@ def line(
     return made
 
 
-def adds(*numbers: int, kind: ObjectType = PACK) -> dict[str, object]:
+def adds(*numbers: int, kind: ObjectType = PACK) -> dict[str, Any]:
     return {"added": tuple(ref(number, kind) for number in numbers)}
 
 
-def removes(*numbers: int, tiers: frozenset[bytes] | None = None) -> dict[str, object]:
+def removes(*numbers: int, tiers: frozenset[bytes] | None = None) -> dict[str, Any]:
     return {
         "removed": tuple(Removal(PACK, ref(number).name, tiers) for number in numbers),
         "kind": Kind.PRUNE,
     }
 
 
-def side(*records: Record | Fault, tier: bytes = TIER, present: tuple[int, ...] = (), **more: object) -> Side:
+def side(*records: Record | Fault, tier: bytes = TIER, present: tuple[int, ...] = (), **more: Any) -> Side:
     numbered = {r.number if isinstance(r, Record) else 99 + n: r for n, r in enumerate(records)}
-    return Side(tier, records=numbered, present={ref(n).name: (PACK, 100) for n in present}, **more)  # type: ignore[arg-type]
+    return Side(tier, records=numbered, present={ref(n).name: (PACK, 100) for n in present}, **more)
 
 
-def live(*sides: Side, **more: object) -> set[int]:
-    union = unite(sides, more.pop("lists", {}), **more)  # type: ignore[arg-type]
+def live(*sides: Side, **more: Any) -> set[int]:
+    union = unite(sides, more.pop("lists", {}), **more)
     return {int.from_bytes(name, "big") for name in union.live}
 
 
@@ -98,7 +100,7 @@ def test_a_record_that_only_closed_a_number_is_no_head() -> None:
 
 
 def base(
-    number: int, lists: tuple[int, ...], *parents: Record, writer: Writer = WRITER, **more: object
+    number: int, lists: tuple[int, ...], *parents: Record, writer: Writer = WRITER, **more: Any
 ) -> Record:
     names = tuple(ref(n, LIST).name for n in lists)
     added = tuple(ref(n, LIST) for n in lists)

@@ -361,7 +361,7 @@ async def test_the_base_of_a_new_tier_is_recorded_only_when_everything_below_is_
             office.places[name].damage(lost)
         else:
             del office.places[name].shared[lost]
-    await level(office)
+    await sync(office.agent(), ("new",), False, Progress(), 60)
     tiers = await office.contacted()
     new = next(tier for tier in tiers.tiers if tier.id == tier_id)
     expected = [base] if added.added <= base else [base + 1]

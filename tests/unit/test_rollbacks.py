@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from tests.support.machines import Machine, Site
 
+from tandem_agent.progress import Progress
+from tandem_agent.resync import sync
 from tandem_agent.wiring import open_agent
 from tandem_protocol import names
 from tandem_protocol.errors import SecondInstallation
@@ -113,3 +115,23 @@ async def test_objects_that_go_while_their_records_come_do_not_count(site: Site)
     await machine.sync()
     assert set((await machine.contact()).values()) == {"online"}
     assert await machine.read(ids[1], "remote") == "two"
+
+
+async def test_what_cannot_be_completed_makes_no_revision_at_every_synchronisation(site: Site) -> None:
+    """Part of a revision can be had and part cannot: the part is not marked again and again."""
+    machine, _ = await first_with(site, "one")
+    site.down("remote")
+    await machine.backup("two")
+    site.down()
+    vault = site.places["vault"]
+    async with open_agent(machine.config, lambda: "") as agent:
+        packs = [ref.name.hex() for ref in agent.state.record(3).added if ref.type == "pack"]
+    for path in vault.paths("packs/"):
+        if path.endswith(packs[0]):
+            vault.damage(path)
+    heads = []
+    for _ in range(3):
+        async with open_agent(machine.config, lambda: "") as agent:
+            await sync(agent, ("remote",), False, Progress())
+            heads.append(agent.state.head)
+    assert len(set(heads)) == 1

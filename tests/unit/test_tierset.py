@@ -284,7 +284,7 @@ async def test_a_tier_that_holds_the_number_but_not_one_before_it_does_not_have_
     await office.write()
     office.places["vault"].damage(lost)
     office.down()
-    await sync(office.agent(), (), False, Progress(), 60)
+    await sync(office.agent(), ("remote",), False, Progress(), 60)
     tiers = await office.contacted()
     vault, remote = (tier.id for tier in tiers.tiers)
     assert tiers.state.missing(remote) == [2]

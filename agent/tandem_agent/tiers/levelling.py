@@ -39,6 +39,11 @@ BATCH_REVISIONS = 1024
 BATCH_BYTES = 1 << 30
 """Bytes to copy after which a batch is closed, so that what was done counts also if the run is stopped."""
 
+BATCH_OBJECTS = 100_000
+BATCH_RECORDS = 32 << 20
+"""Objects, and bytes of records, that a batch takes in any case: for memory. What is there already (a tier that was
+rolled back has nearly all) counts for nothing else, since each batch ends with a look at all that is not confirmed."""
+
 _ORDER = [ObjectType.KEY, ObjectType.LIST, ObjectType.PACK, ObjectType.INDEX, ObjectType.SNAPSHOT]
 """Keys first, names of things last: a reader that finds a snapshot finds what it needs."""
 
@@ -120,21 +125,34 @@ def announce(tiers: TierSet, lagging: Iterable[Tier], progress: Progress) -> Non
 @dataclass(slots=True)
 class _Batch:
     """What is brought level together: ``records`` in ascending order, ``live`` what they added that is live for the
-    tier at the head, and of that ``wanted``: what is not known to be good there."""
+    tier at the head, and of that ``wanted``: what is not known to be good there. Then how many claims are to be
+    written, and bytes to be copied, and what the records take."""
 
     records: list[Record] = field(default_factory=list)
     live: Live = field(default_factory=dict)
     wanted: list[LiveObject] = field(default_factory=list)
+    claims: int = 0
     size: int = 0
+    weight: int = 0
 
-    def want(self, found: LiveObject) -> None:
+    def add(self, record: Record, is_claimed: bool) -> None:
+        self.records.append(record)
+        self.claims += not is_claimed
+        self.weight += len(record.data)
+
+    def want(self, found: LiveObject, is_there: bool) -> None:
         self.live[found.name] = found
         self.wanted.append(found)
-        self.size += found.size
+        self.size += 0 if is_there else found.size
 
     @property
     def is_full(self) -> bool:
-        return len(self.records) >= BATCH_REVISIONS or self.size >= BATCH_BYTES
+        return (
+            self.claims >= BATCH_REVISIONS
+            or self.size >= BATCH_BYTES
+            or self.weight >= BATCH_RECORDS
+            or len(self.wanted) >= BATCH_OBJECTS
+        )
 
 
 class _Levelling:
@@ -146,6 +164,8 @@ class _Levelling:
         self._state: State = tiers.state
         self._counters = progress.tier(tier.name)
         self._outcome = outcome
+        self._different: dict[bytes, int | None] | None = None
+        """What a comparison with all that is live found not to be there, or of another size; None before one."""
         self.unmarked: set[bytes] = set()
         """What was brought and no record there was written after."""
         self.needs_mark = False
@@ -156,11 +176,11 @@ class _Levelling:
         full = full or tier.row.to_compare
         if full:
             await tier.audit()
-        different = await self._compare() if full else None
+        self._different = await self._compare() if full else None
         await tier.write_epoch()
         # Each is made when the one before is done: what that brought is not asked for again.
         for batch in self._batches():
-            await self._level(batch, different)
+            await self._level(batch)
         if full:
             # Once more: a roll-back between the first listing and the claims would have gone unnoticed.
             await self._compare()
@@ -215,7 +235,7 @@ class _Levelling:
         batch = _Batch([self._state.record(start)])
         for found in self._state.live().values():
             if found.added <= start and found.live_on(self._tier.id):
-                batch.want(found)
+                batch.want(found, self._is_there(found))
         return batch
 
     def _lacking(self, missing: Sequence[int]) -> Iterator[_Batch]:
@@ -226,7 +246,7 @@ class _Levelling:
         batch = _Batch()
         for found in state.live_keys().values():
             if found.live_on(tier.id) and not facts.holds_last(found):
-                batch.want(found)
+                batch.want(found, self._is_there(found))
         later = set(missing)
         for name in sorted(facts.lacking - batch.live.keys()):
             found_there = state.live_object(name)
@@ -234,7 +254,7 @@ class _Levelling:
                 continue
             if found_there.added in later and self._names(found_there.added, name):
                 continue
-            batch.want(found_there)
+            batch.want(found_there, self._is_there(found_there))
             if batch.is_full:
                 yield batch
                 batch = _Batch()
@@ -247,7 +267,8 @@ class _Levelling:
 
     def _add(self, batch: _Batch, number: int, facts: TierFacts) -> None:
         record = self._state.record(number)
-        batch.records.append(record)
+        seen = self._tier.seen
+        batch.add(record, seen is not None and number in seen.claimed)
         for ref in record.added:
             found = self._state.live_object(ref.name)
             if found is None or not found.live_on(self._tier.id) or found.name in batch.live:
@@ -255,27 +276,33 @@ class _Levelling:
             if facts.holds_last(found):
                 batch.live[found.name] = found
             else:
-                batch.want(found)
+                batch.want(found, self._is_there(found))
+
+    def _is_there(self, found: LiveObject) -> bool:
+        return self._different is not None and found.name not in self._different
 
     # Claims, copies, records, look, confirm
 
-    async def _level(self, batch: _Batch, different: dict[bytes, int | None] | None) -> None:
-        """Bring a batch over. ``different``: what a comparison with all that is live found not to be there, or of
-        another size; without one, the tier is asked."""
+    async def _level(self, batch: _Batch) -> None:
+        """Bring a batch over. Where no comparison has told what is there, the tier is asked."""
         if not batch.records and not batch.wanted:
             return
         tier = self._tier
         facts = tier.facts()
         batch.wanted.sort(key=lambda o: (_ORDER.index(o.type), o.added, o.name))
         await self._claim(batch.records)
-        if different is None:
+        if self._different is None:
             present = await sizes_of(tier.store, batch.wanted)
         else:
-            found = {o.name: different.get(o.name, o.size) for o in batch.wanted}
+            found = {o.name: self._different.get(o.name, o.size) for o in batch.wanted}
             present = {name: size for name, size in found.items() if size is not None}
         await self._set_aside(batch.wanted, present, facts.lacking)
         self._counters.queued_bytes -= sum(o.size for o in batch.wanted if o.name in present)
-        present |= await self._copy([o for o in batch.wanted if o.name not in present])
+        missing = [o for o in batch.wanted if o.name not in present]
+        # Where the record stands already, nothing is written after these: lacking until something is.
+        recorded = tier.seen.recorded if tier.seen is not None else frozenset()
+        self._state.add_lacking(tier.id, [o.name for o in missing if o.added in recorded])
+        present |= await self._copy(missing)
         await self._finish(batch, present)
 
     async def _claim(self, records: Iterable[Record]) -> None:
@@ -354,8 +381,15 @@ class _Levelling:
         held = tier.facts()
         known = {o.name: o.size for o in batch.live.values() if held.holds_last(o)}
         ready = writable_now(batch.records, known | present, tier.id, batch.live, tier.row.start)
-        await in_parallel(tier.store.parallel, [partial(self._write, number) for number in ready[:-1]])
-        marked = bool(ready) and await tier.write_record(state.record(ready[-1]))
+        there_already = tier.seen.recorded if tier.seen is not None else frozenset()
+        created: list[int] = []
+        later = [
+            partial(self._write, number, created) for number in ready[:-1] if number not in there_already
+        ]
+        await in_parallel(tier.store.parallel, later)
+        for number in ready[-1:]:
+            await self._write(number, created)
+        marked = ready[-1:] == created[-1:] != []
         if reason := await tier.verify(ready):
             raise Unavailable(f"tier {tier.name}: {reason}")
         tier.set_state(TierState.SYNCING, tier.reason)
@@ -363,15 +397,14 @@ class _Levelling:
         there = await sizes_of(tier.store, brought)
         if any(there.get(o.name) != o.size for o in brought):
             raise Unavailable(f"tier {tier.name} lost what it had just been sent")
-        self.unmarked |= {o.name for o in brought if o.name in held.lacking or not marked}
-        if not marked:
-            state.add_lacking(tier.id, self.unmarked)
-            self.needs_mark |= len(ready) > 1
-        await confirm(tier, state, ready)
+        self.unmarked |= {o.name for o in brought if o.name in held.lacking}
+        self.needs_mark |= bool(created) and not marked
+        await confirm(tier, state, ready, max(created, default=0))
         if marked:
             self.needs_mark = False
             state.remove_lacking(tier.id, self.unmarked)
             self.unmarked.clear()
 
-    async def _write(self, number: int) -> None:
-        await self._tier.write_record(self._state.record(number))
+    async def _write(self, number: int, created: list[int]) -> None:
+        if await self._tier.write_record(self._state.record(number)):
+            created.append(number)

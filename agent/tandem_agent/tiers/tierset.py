@@ -264,19 +264,19 @@ async def write_revisions(tier: Tier, state: State, numbers: list[int]) -> None:
     for number in numbers:
         record = state.record(number)
         await tier.write_claim(number, record.nonce, record.claim_parents)
-    for number in numbers:
-        await tier.write_record(state.record(number))
+    created = [number for number in numbers if await tier.write_record(state.record(number))]
     reason = await tier.verify(numbers)
     if reason:
         log.warning("tier %s: not confirmed, %s", tier.name, reason)
         return
-    await confirm(tier, state, numbers)
+    await confirm(tier, state, numbers, max(created, default=0))
     refresh(tier)
 
 
-async def confirm(tier: Tier, state: State, numbers: list[int]) -> None:
-    """From now on these revisions, whose records stand there, are held. What a takeover or join read is listed again
-    now that its record is there: a roll-back since the reading cannot have gone unnoticed after it."""
+async def confirm(tier: Tier, state: State, numbers: list[int], last: int) -> None:
+    """From now on these revisions, whose records stand there, are held; the record of ``last`` was created last (0:
+    none was). What a takeover or join read is listed again now that its record is there: a roll-back since the
+    reading cannot have gone unnoticed after it."""
     lost: list[bytes] = []
     if tier.fence in numbers:
         async with aclosing(compare(tier.store, state.live_named, tier.id)) as pieces:
@@ -284,7 +284,7 @@ async def confirm(tier: Tier, state: State, numbers: list[int]) -> None:
                 lost += [one.found.name for one in piece if one.found.added <= tier.fence]
     with state.together():
         state.add_lacking(tier.id, lost)
-        state.confirm(numbers, [tier.id])
+        state.confirm(numbers, [tier.id], last=last)
 
 
 def refresh(tier: Tier) -> None:
