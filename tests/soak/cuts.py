@@ -1,4 +1,4 @@
-"""Power cuts under backup, init and sync, with vault and local state on the disk that is cut.
+"""Power cuts under backup, init, sync, tier add and takeover, with vault and local state on the disk that is cut.
 
 The second tier stays powered, as a remote does: so it knows of revisions that the local state may have
 lost, which is where a false second installation would come from. Before some cuts the kernel has written

@@ -1,5 +1,5 @@
-"""SIGKILLs under backup, init and sync, with a vault folder, OpenSSH's real sshd and a real vsftpd on loopback as
-tiers.
+"""SIGKILLs under backup, init, sync, tier add and takeover, with a vault folder, OpenSSH's real sshd and a real
+vsftpd on loopback as tiers.
 
 Only the process itself is killed; its `ssh` child and the servers' sessions find out by themselves, as in life,
 and may still be there when the next command starts. During a struck synchronisation's backup one of the servers

@@ -20,10 +20,14 @@ from dataclasses import dataclass, field
 from subprocess import Popen
 
 from tests.support import manifest, moments, treegen
-from tests.support.lab import Acknowledged, Lab, LabFailure
+from tests.support.lab import Acknowledged, Lab, LabFailure, Place
 
 SOURCE = treegen.TreeSpec(120, pool_bytes=2 * treegen.MIB, largest=treegen.MIB)
 BIG_BYTES = 12 * treegen.MIB
+WHOLE_LIFE = 12
+"""Strikes from which on an episode has a tier added and the machine replaced, too."""
+
+TAKEOVER_STEPS = (moments.INIT_STEPS[1], *moments.STEPS[:2])
 
 
 @dataclass
@@ -37,12 +41,15 @@ class Tally:
     restores: int = 0
     inits: int = 0
     syncs: int = 0
+    adds: int = 0
+    takeovers: int = 0
     moments: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         where = ", ".join(f"{what} {count}" for what, count in sorted(self.moments.items()))
         return (
-            f"{self.strikes} strikes ({self.inits} in init, {self.syncs} in sync, {self.missed} too late); "
+            f"{self.strikes} strikes ({self.inits} in init, {self.syncs} in sync, {self.adds} in tier add, "
+            f"{self.takeovers} in takeover, {self.missed} too late); "
             f"{self.acknowledged} backups acknowledged ({self.acknowledged_when_struck} of them struck); "
             f"{self.restores} restores from one tier alone, all equal; moments: {where}"
         )
@@ -88,7 +95,11 @@ class Campaign:
         try:
             self._begin()
             done = self._struck_init()
+            later = [(strikes // 3, self._struck_add), (2 * strikes // 3, self._struck_takeover)]
             while done < strikes:
+                if strikes >= WHOLE_LIFE and later and done >= later[0][0]:
+                    done += later.pop(0)[1]()
+                    continue
                 done += self._struck_sync() if self._rng.random() < 0.2 else self._struck_backup()
             self._end()
         except LabFailure as error:
@@ -111,9 +122,7 @@ class Campaign:
             self._strike("init", moments.INIT_STEPS)
             self.tally.inits += 1
         self._lab.must("init")
-        start = time.monotonic()
         self._plain_backup()
-        self._seconds = time.monotonic() - start
         return 2
 
     def _struck_backup(self) -> int:
@@ -134,18 +143,47 @@ class Campaign:
         self._afterwards()
         return 1
 
+    def _struck_add(self) -> int:
+        """A folder becomes one more tier; the same command, run again, goes on where it was stopped."""
+        disk = os.path.join(self._lab.folder, "added-disk")
+        treegen.remove_tree(disk)
+        words = ("tier", "add", "disk", disk, "--yes")
+        self._strike(words, moments.INIT_STEPS + moments.STEPS[2:], where={"disk": disk})
+        self.tally.adds += 1
+        self._lab.must(*words)
+        self._lab.places["disk"] = Place("disk", f"file://{disk}", disk)
+        self._afterwards()
+        return 1
+
+    def _struck_takeover(self) -> int:
+        """The machine is lost, and with it the local state; a new one takes over, and is struck at that."""
+        self._lab.lose_machine()
+        self._strike(("takeover", "--yes"), TAKEOVER_STEPS)
+        self.tally.takeovers += 1
+        self._lab.must("takeover", "--yes")
+        self._afterwards()
+        return 1
+
     def _strike(
-        self, command: str, steps: tuple[moments.Step, ...] = moments.STEPS, places: Sequence[str] = ()
+        self,
+        command: str | tuple[str, ...],
+        steps: tuple[moments.Step, ...] = moments.STEPS,
+        places: Sequence[str] = (),
+        where: Mapping[str, str] | None = None,
     ) -> None:
+        """One command, struck. ``places`` bounds the tiers at which a step is waited for; ``where`` gives their
+        folders, if not those of the lab's tiers."""
+        words = (command,) if isinstance(command, str) else command
+        command = " ".join(words[:2] if words[0] == "tier" else words[:1])
         before = manifest.take(self._lab.source)
-        folders = {name: place.folder for name, place in self._lab.places.items()}
+        folders = where or {name: place.folder for name, place in self._lab.places.items()}
         moment = moments.choose(self._rng, self._seconds, places or sorted(folders), steps)
-        watch = moments.watch_for(moment, folders)
-        process = self._lab.start(command)
+        watch = moments.watch_for(moment, dict(folders))
+        process = self._lab.start(*words)
         hit = moments.wait_for(moment, lambda: process.poll() is not None, watch)
         if hit:
             self._hands.strike(process)
-        outcome = self._lab.finish(process, [command])
+        outcome = self._lab.finish(process, words)
         self.tally.strikes += 1
         self.tally.missed += not hit
         self.tally.moments[f"{command} {moment.step.what if moment.step else 'anywhere'}"] += 1
@@ -173,7 +211,9 @@ class Campaign:
             self._lab.must("sync")
 
     def _plain_backup(self) -> None:
+        start = time.monotonic()
         self._acknowledged(self._lab.backup())
+        self._seconds = time.monotonic() - start
 
     def _acknowledged(self, backup: Acknowledged) -> None:
         self._fresh.append(backup)

@@ -176,6 +176,12 @@ class Lab:
             self.check(backup, tier)
         return len(pairs)
 
+    def lose_machine(self) -> None:
+        """State and caches are gone, durably, as with the machine; tiers and configuration stay."""
+        for name in os.listdir(self.home):
+            remove_tree(os.path.join(self.home, name))
+        _sync_folder(self.home)
+
     def forget(self) -> None:
         """Empties tiers, state and ledger, durably, so that the next `init` starts from nothing."""
         for folder in (self.home, *(place.folder for place in self.places.values())):

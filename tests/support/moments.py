@@ -61,7 +61,7 @@ def choose(
     """A moment of a run that takes about `duration` seconds: a third of them anywhere in it (the first tenths are
     the program's start, where nothing has happened yet), the others at a step or soon after."""
     if rng.random() < 0.35:
-        return Moment(rng.uniform(0.25, 0.95) * duration)
+        return Moment(rng.uniform(0.25, 0.9) * duration)
     delay = rng.choice((0.0, rng.uniform(0, 0.02), rng.uniform(0, 0.2 * duration)))
     return Moment(delay, rng.choice(places), rng.choice(steps))
 
