@@ -110,7 +110,7 @@ async def _rebuild(index: BlobIndex, fetcher: Fetcher, packs: list[LiveObject]) 
     """Take packs into the index from their own trailers."""
     lost = 0
     for start in range(0, len(packs), _AT_ONCE):
-        for entries in await _each(packs[start : start + _AT_ONCE], lambda o: _trailer(fetcher, o)):
+        for entries in await _each(packs[start : start + _AT_ONCE], lambda o: read_trailers(fetcher, o)):
             if isinstance(entries, TandemError):
                 lost += 1
                 continue
@@ -119,7 +119,7 @@ async def _rebuild(index: BlobIndex, fetcher: Fetcher, packs: list[LiveObject]) 
     return [f"{lost} packs could not be read for the index: what is in them cannot be found"] if lost else []
 
 
-async def _trailer(fetcher: Fetcher, pack: LiveObject) -> list[PackEntry]:
+async def read_trailers(fetcher: Fetcher, pack: LiveObject) -> list[PackEntry]:
     """A pack's entry from its own end, from the first tier where that is good."""
     avoid: set[str] = set()
     while True:

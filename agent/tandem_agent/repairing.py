@@ -17,7 +17,7 @@ from tandem_agent.catalog import Listed, damaged_by
 from tandem_agent.engine.fetch import Fetcher
 from tandem_agent.engine.treewalk import TreeWalker, is_indirect
 from tandem_agent.progress import Progress
-from tandem_agent.reading import open_index
+from tandem_agent.reading import open_index, read_trailers
 from tandem_agent.restore import read_snapshot
 from tandem_agent.tiers.readers import readers
 from tandem_agent.tiers.targets import reachable_targets
@@ -25,6 +25,7 @@ from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import Agent
 from tandem_protocol.errors import Corrupt, Missing
 from tandem_protocol.history import LiveObject
+from tandem_protocol.index import PackEntry, decode_segment, encode_segment, split_entries
 from tandem_protocol.names import ObjectType
 from tandem_protocol.replicate import read_verified
 from tandem_protocol.revision import Kind, Record, Removal
@@ -49,8 +50,9 @@ async def give_up_lost(agent: Agent, progress: Progress) -> Loss | None:
         return None
     progress.phase = "looking for what needs what is lost"
     damaged = await _damaged(agent, lost)
+    entries = await _nowhere_named(agent, lost)
     for start in range(0, len(lost), AT_ONCE):
-        await _repair(agent, lost[start : start + AT_ONCE], damaged)
+        await _repair(agent, lost[start : start + AT_ONCE], damaged, entries if start == 0 else [])
     return Loss(len(lost), [str(about["name"]) for _, about in damaged])
 
 
@@ -78,7 +80,26 @@ async def _is_good(store: Any, found: LiveObject) -> bool:
     return True
 
 
-async def _repair(agent: Agent, lost: Sequence[LiveObject], damaged: Sequence[Listed]) -> None:
+async def _nowhere_named(agent: Agent, lost: Sequence[LiveObject]) -> list[PackEntry]:
+    """What an index segment that is lost alone said of packs that are there, from the packs themselves: without it
+    nobody would find what is in them."""
+    if not any(found.type is ObjectType.INDEX for found in lost):
+        return []
+    names = {found.name for found in lost}
+    live = {name: o for name, o in agent.state.live().items() if name not in names}
+    fetcher = Fetcher(agent.ring, readers(agent.tiers))
+    named: set[bytes] = set()
+    for found in live.values():
+        if found.type is ObjectType.INDEX:
+            data = await fetcher.whole(ObjectType.INDEX, found.name)
+            named |= {entry.name for entry in await asyncio.to_thread(decode_segment, agent.ring, data)}
+    packs = [o for o in live.values() if o.type is ObjectType.PACK and o.name not in named]
+    return [entry for pack in packs for entry in await read_trailers(fetcher, pack)]
+
+
+async def _repair(
+    agent: Agent, lost: Sequence[LiveObject], damaged: Sequence[Listed], entries: Sequence[PackEntry]
+) -> None:
     targets = await reachable_targets(agent.tiers, 0.0)
     revision = await Revision.begin(agent.tiers, targets, Progress())
     details = {"damaged": [about["id"] for _, about in damaged]}
@@ -88,6 +109,8 @@ async def _repair(agent: Agent, lost: Sequence[LiveObject], damaged: Sequence[Li
             agent.state.list_backup(number, damaged_by(about))
 
     try:
+        for group in split_entries(entries):
+            await revision.add(ObjectType.INDEX, encode_segment(agent.ring, group))
         removed = [Removal(found.type, found.name) for found in lost]
         await revision.commit(Kind.REPAIR, details, removed=removed, within=within)
     except BaseException as fault:

@@ -349,7 +349,7 @@ class SyncTier:
 
 @pytest.mark.parametrize(("state", "code"), [("online", 0), ("lagging", 5), ("offline", 5)])
 def test_sync(state: str, code: int, core: Core, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    core.answers["sync"] = types.SimpleNamespace(tiers=[SyncTier("remote", state)])
+    core.answers["sync"] = types.SimpleNamespace(tiers=[SyncTier("remote", state)], lost=0, damaged=[])
     assert app.run(["sync", "remote", "--full"]) == code
     assert core.calls[0][1][1:3] == (["remote"], True)
     assert "remote" in capsys.readouterr().out
@@ -393,8 +393,8 @@ def test_tiers_json_has_the_fields_of_the_contract(
     assert json.loads(capsys.readouterr().out) == {"head": 5, "tiers": [fields]}
     assert app.run(["tiers"]) == 0
     out = capsys.readouterr().out
-    assert "2 revision(s), 7 object(s), 9.0 kB" in out
-    assert "\nremote: connection refused\n" in out
+    assert "2 revisions, 7 objects, 9.0 kB" in out
+    assert "\nremote: lagging since 2026-11-22 16:00: connection refused\n" in out
 
 
 class TestInit:
@@ -597,10 +597,10 @@ def test_quiet_says_nothing_when_all_is_well(
     core: Core, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.run(["backup", "--quiet"]) == 0
-    core.answers["sync"] = types.SimpleNamespace(tiers=[SyncTier("remote", "online")])
+    core.answers["sync"] = types.SimpleNamespace(tiers=[SyncTier("remote", "online")], lost=0, damaged=[])
     assert app.run(["sync", "-q"]) == 0
     assert capsys.readouterr() == ("", "")
-    core.answers["sync"] = types.SimpleNamespace(tiers=[SyncTier("remote", "offline", reason="gone")])
+    core.answers["sync"] = types.SimpleNamespace(tiers=[SyncTier("remote", "offline", reason="gone")], lost=0, damaged=[])
     assert app.run(["sync", "-q"]) == 5
     assert capsys.readouterr() == ("", "tandem: remote is offline: gone\n")
     core.answers["backup"] = Result(status="partial", warnings=["a: permission denied"])

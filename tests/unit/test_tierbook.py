@@ -139,3 +139,28 @@ def test_a_state_folder_of_before_is_carried_over(tmp_path: Path) -> None:
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA,)
     db.close()
+
+
+def structure(path: Path) -> dict[str, object]:
+    """Tables with their columns, and indexes, of a state file."""
+    with sqlite3.connect(path / "state.sqlite") as db:
+        names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        columns = {name: [row[1:] for row in db.execute(f"PRAGMA table_info({name})")] for name in names}
+        indexes = db.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql NOT NULL"
+        ).fetchall()
+    db.close()
+    return {"tables": columns, "indexes": sorted(indexes)}
+
+
+def test_a_carried_over_state_has_what_a_new_one_has(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    with sqlite3.connect(old / "state.sqlite") as db:
+        db.executescript(BEFORE_TAKEOVERS)
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    for folder in (Folder(old), Folder(new)):
+        folder.again()
+        folder.close()
+    assert structure(old) == structure(new)

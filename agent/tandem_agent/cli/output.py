@@ -41,6 +41,21 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def counted(count: int, what: str) -> str:
+    """``1 revision``, ``2 revisions``."""
+    return f"{number(count)} {what}{'' if count == 1 else 's'}"
+
+
+def local_time(text: str) -> str:
+    """A time in ISO 8601 as people here read it, to the minute."""
+    from datetime import datetime
+
+    try:
+        return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M}"
+    except ValueError:
+        return text
+
+
 def shown(path: bytes | str) -> str:
     """A file name made safe for a screen: no control characters, no half characters."""
     return printable(os.fsdecode(path))

@@ -42,7 +42,11 @@ def tiers(settings: Settings) -> int:
         for tier in status.tiers
     ]
     output.emit_table(["NAME", "STATE", "REVISION", "LACKS", "URL"], rows, right=[2])
-    output.emit_reasons(status.tiers)
+    for tier in status.tiers:
+        if tier.state != "online":
+            print(
+                f"{tier.name}: {tier.state} since {output.local_time(tier.since)}: {output.shown(tier.reason)}"
+            )
     return 0
 
 
@@ -62,7 +66,8 @@ async def _tiers(settings: Settings, config: Config) -> TiersStatus:
 def _lacks(revisions: int | None, objects: int | None, size: int | None) -> str:
     if not revisions and not objects:
         return "nothing" if revisions == 0 else "-"
-    return f"{revisions} revision(s), {objects} object(s), {output.size(size or 0)}"
+    parts = [output.counted(revisions or 0, "revision"), output.counted(objects or 0, "object")]
+    return f"{', '.join(parts)}, {output.size(size or 0)}"
 
 
 @click.command(epilog="\b\nExample:\n  tandem sync\n  tandem sync remote --full")
