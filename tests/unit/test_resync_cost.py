@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tandem_agent.config import Config
 from tandem_agent.progress import Progress
 from tandem_agent.resync import sync
 from tandem_agent.state import State
+from tandem_agent.tiers import levelling
 from tandem_agent.tiers.status import tiers_status
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
@@ -108,5 +110,26 @@ async def test_filling_a_new_tier_writes_no_old_claims_or_records(memory_path: P
         ]
         assert stores["new"].verbs["read"] + stores["new"].verbs["list"] <= 40, stores["new"].asked
         assert stores["vault"].verbs["create"] == 0
+    finally:
+        repo.state.close()
+
+
+async def test_after_a_rollback_what_is_there_is_looked_at_a_few_times_and_not_for_each_batch(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its storage took the last five of 200 revisions away; what stands there already fills no batch."""
+    monkeypatch.setattr(levelling, "BATCH_REVISIONS", 10)
+    repo = BigRepo(memory_path, 200, 220, {"vault": None, "remote": None})
+    try:
+        repo.tiers[1] = replace(repo.tiers[1], level=195)
+        agent, stores = opened(repo)
+        await agent.tiers.contact()
+        result = await sync(agent, ("remote",), False, Progress())
+        gone = [found for found in repo.state.live().values() if found.added > 195]
+        assert (result.tiers[0].state, result.tiers[0].objects) == ("online", len(gone)), result.tiers[
+            0
+        ].reason
+        assert stores["remote"].verbs["create"] <= 2 * 5 + 2, stores["remote"].verbs
+        assert stores["remote"].verbs["read"] <= 12 * 200, stores["remote"].verbs
     finally:
         repo.state.close()
