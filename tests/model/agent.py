@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import combinations
 
-from tests.model import contact, syncing, taking, writing
+from tests.model import contact, syncing, taking, waiting, writing
 from tests.model.choosing import live_of
 from tests.model.context import BUDGET, CUT, TAKEOVER, Context, spend
 from tests.model.drafting import removed_by_record
@@ -27,6 +27,8 @@ _STEPS: dict[str, Callable[[Context, State, int, Run], list[Step]]] = {
     "collect": syncing.collect,
     "purge": syncing.purge,
     "read": syncing.read,
+    "wait": waiting.wait,
+    "held": waiting.held,
     "fence": taking.fence,
     "import": taking.read_whole,
     "unite": taking.unite,

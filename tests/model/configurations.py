@@ -56,6 +56,8 @@ ALL: tuple[Configuration, ...] = (
     # One installation, links and crashes, each fault alone and with a crash.
     configuration("links", backup=3, cut=3, crash=1, lost=1),
     configuration("crashes", backup=2, long=1, cut=2, crash=2, lost=1),
+    configuration("waiting", backup=2, long=1, cut=3, crash=1, lost=1, wait=1),
+    configuration("waiting and roll-back", backup=2, long=1, cut=2, snap=1, roll=1, wait=1),
     configuration("three tiers", tiers=3, backup=2, cut=3, crash=1),
     configuration("prune", backup=2, prune=1, cut=2, crash=1, collect=1, purge=1),
     configuration("prune one", backup=2, prune_one=1, cut=2, crash=1, collect=1, purge=1),

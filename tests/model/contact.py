@@ -35,7 +35,9 @@ WRITES = ("backup", "long", "last", "prune", "prune_one", "check", "repair", "re
 Onward = Callable[[Context, State, int, Run], State]
 
 
-def contact(ctx: Context, state: State, i: int, purpose: str, away: int, tier: int = -1) -> State | str:
+def contact(
+    ctx: Context, state: State, i: int, purpose: str, away: int, tier: int = -1, before: Run | None = None
+) -> State | str:
     """Look at every tier but those ``away``, end what was left open, and see what can be levelled at once."""
     reach = late = top = 0
     for t in range(ctx.tiers):
@@ -54,7 +56,7 @@ def contact(ctx: Context, state: State, i: int, purpose: str, away: int, tier: i
     if inst is None:
         return ended(state, i)
     state = with_inst(state, i, inst)
-    run = Run("level", purpose, reach, 0, top=top, tier=tier)
+    run = Run("level", purpose, reach, 0, top=top, tier=tier, before=before)
     if late:
         return ctx.join(ctx, state, i, run, late)
     return level_or_on(ctx, state, i, run)
@@ -102,6 +104,8 @@ def level_or_on(ctx: Context, state: State, i: int, run: Run) -> State:
 def purposeful(ctx: Context, state: State, i: int, run: Run) -> State:
     """What the operation is for, after contact."""
     inst, purpose = state.insts[i], run.purpose
+    if purpose == "wait":
+        return ran(state, i, run._replace(step="held", todo=0))
     if purpose not in WRITES or (purpose == "check" and not ctx.rules.orphans_named):
         return ctx.serve(ctx, state, i, run)
     chosen = choosing.targets(ctx, inst, run.reach)
@@ -162,16 +166,19 @@ def written_records(
             return [(f"{label}: something else is there", onward(ctx, state, i, without(run, t)))]
     steps: list[Step] = []
     created = newest_created(state.disks[t], stages[-1][1])
-    if not ctx.rules.last_created:
-        created = numbers.bit_length() - 1
+    newest = numbers.bit_length() - 1
+    in_order = created == newest or numbers == 1 << newest or not ctx.rules.last_created
     done = state._replace(disks=with_disk(state.disks, t, stages[-1][1]))
     after, seen = visit(ctx, done, i, t)
     if seen is None or isinstance(after, str):
         steps.append((label, after))
+    elif not in_order:
+        # Which of them came last cannot be told: synchronisation marks them.
+        steps.append((label, onward(ctx, after, i, run)))
     elif not is_usable(seen) or not stand(after.disks[t], numbers):
         steps.append((f"{label}: not confirmed", onward(ctx, after, i, without(run, t))))
     else:
-        held = confirmed(ctx, after, i, t, numbers, created)
+        held = confirmed(ctx, after, i, t, numbers, newest)
         steps.append((label, held if isinstance(held, str) else onward(ctx, held, i, run)))
     for what, stage in stages:
         effect = state._replace(disks=with_disk(state.disks, t, stage))

@@ -11,12 +11,12 @@ from tests.model.world import Run, State
 BUDGET = (
     "crash", "cut", "lost", "backup", "long", "prune", "prune_one", "sync", "full", "collect", "purge", "check",
     "repair", "read", "snap", "roll", "roll_away", "wipe", "replace", "damage", "damage_epoch", "damage_identity",
-    "rot", "vanish", "clone", "fresh", "takeover", "join",
+    "rot", "vanish", "clone", "fresh", "takeover", "wait",
 )  # fmt: skip
 (
     CRASH, CUT, LOST, BACKUP, LONG, PRUNE, PRUNE_ONE, SYNC, FULL, COLLECT, PURGE, CHECK,
     REPAIR, READ, SNAP, ROLL, ROLL_AWAY, WIPE, REPLACE, DAMAGE, DAMAGE_EPOCH, DAMAGE_IDENTITY,
-    ROT, VANISH, CLONE, FRESH, TAKEOVER, JOIN,
+    ROT, VANISH, CLONE, FRESH, TAKEOVER, WAIT,
 ) = range(len(BUDGET))  # fmt: skip
 
 

@@ -137,6 +137,8 @@ def _unaware(inst: Inst, t: int, away: bool) -> Inst:
         run = run._replace(foreign=run.foreign & ~bit)
         if away:
             run = run._replace(broken=run.broken | bit)
-        elif run.step in ("record", "confirm") and run.targets & bit and not run.todo & bit:
+        elif (run.purpose == "wait" and not run.todo & bit) or (
+            run.step in ("record", "confirm") and run.targets & bit & ~run.todo
+        ):
             run = run._replace(late=run.late | bit)
     return inst._replace(run=run, unannounced=inst.unannounced | 1 << t)

@@ -63,9 +63,11 @@ FOUND = {
     "list_again": "an imported tier is listed again when its base stands there",
     "sync_sizes": "sizes after the record in a synchronisation too",
     "mark": "objects that came without a record count only when something created after them stands there",
-    "last_created": "the last written record is the last that was created",
+    "last_created": "of records of which not the newest was created, several are not confirmed at contact",
     "lacking_first": "what is copied where its record stands already is lacking first",
     "closings_ours": "what a join closed is known as ours when it was stopped half-way",
+    "wait_missing": "who waits confirms as a target only if nothing more has come to be missing",
+    "mark_sizes": "what a mark stands for is looked for once more when it stands",
     "raise_after_loss": "a takeover that lost its number goes on with a higher one",
 }
 """Rules that this search found to be missing."""
@@ -83,9 +85,9 @@ class Rules:
     last_on_checkpointed = on_needs_before = dedup_good = dedup_index = dedup_last_added = True
     announce_once = dedup_per_tier = base_lacking = no_mirror = exclusive = numbers_once = True
     join_voids = rollback_own = foreign_own = holds_durable = dedup_all = purge_look = repair_all = True
-    close_foreign = fence_stays = list_again = sync_sizes = mark = last_created = lacking_first = (
-        closings_ours
-    ) = dedup_everywhere = raise_after_loss = True
+    mark_sizes = wait_missing = close_foreign = fence_stays = list_again = sync_sizes = mark = (
+        last_created
+    ) = lacking_first = closings_ours = dedup_everywhere = raise_after_loss = True
 
     def __init__(self, without: str = "") -> None:
         if without:

@@ -219,8 +219,8 @@ def _completed(
         inst = noted_lacking(inst, t, lacked)
     row = inst.rows[t]
     inst = with_row(inst, t, row._replace(compare=0 if full else row.compare))
-    held = confirmed(ctx, with_inst(state, i, inst), i, t, numbers, created)
-    needs_mark = not is_marked and (lacked or created)
+    held = confirmed(ctx, with_inst(state, i, inst), i, t, numbers, newest)
+    needs_mark = not is_marked and (lacked or numbers & (numbers - 1))
     if isinstance(held, str) or not needs_mark:
         return held if isinstance(held, str) else _go_on(ctx, held, i, run)
     others = sum(1 << o for o in bits(run.reach & ~(1 << t)) if choosing.is_complete(held.insts[i], o))
@@ -247,7 +247,8 @@ def marked(ctx: Context, state: State, i: int, run: Run) -> State:
     if run.targets >> t & 1:
         inst = state.insts[i]
         row = inst.rows[t]
-        state = with_inst(state, i, with_row(inst, t, row._replace(lacking=row.lacking & ~run.brought)))
+        there = run.brought & state.disks[t].objs if ctx.rules.mark_sizes else run.brought
+        state = with_inst(state, i, with_row(inst, t, row._replace(lacking=row.lacking & ~there)))
     return _go_on(ctx, state, i, before._replace(reach=before.reach & run.reach))
 
 

@@ -62,7 +62,8 @@ class Run(NamedTuple):
     """An operation under way: all of it is lost in a crash. Masks of tiers, but ``added`` and ``brought`` (objects).
     ``kind`` and ``removed`` (masks: everywhere, then per tier): of the record to come. ``tier``: the one that it is
     about (-1: none). ``sides``: what a takeover or join has read. ``brought``, ``before``: what a mark stands for,
-    and the synchronisation that goes on after it."""
+    and the operation that goes on after it. ``begun``: the targets at first; ``waits``: of each of them what it lacked
+    and missed when the last one was lost; ``number``: what is waited for."""
 
     step: str
     purpose: str
@@ -83,6 +84,9 @@ class Run(NamedTuple):
     sides: tuple[tuple[int, Disk], ...] = ()
     brought: int = 0
     before: Run | None = None
+    begun: int = 0
+    waits: tuple[tuple[int, int, int], ...] = ()
+    number: int = 0
 
 
 class Inst(NamedTuple):

@@ -7,9 +7,9 @@ own reach.
 
 from __future__ import annotations
 
-from tests.model import choosing, things
+from tests.model import choosing, things, waiting
 from tests.model.contact import aborted, cut, names, stand, without
-from tests.model.context import Context
+from tests.model.context import WAIT, Context
 from tests.model.drafting import deciding, drafted, foreign_on
 from tests.model.steps import (
     Step,
@@ -45,6 +45,7 @@ def intent(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     run = run._replace(
         step="claim",
         todo=run.targets,
+        begun=run.targets,
         added=added,
         foreign=foreign_on(ctx, state, i, run.targets),
         late=0,
@@ -96,17 +97,19 @@ def claim(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
 
 def _after_claim(ctx: Context, state: State, i: int, run: Run) -> State:
     if not run.targets:
-        return lost_all(ctx, state, i)
+        return lost_all(ctx, state, i, run)
     if run.todo:
         return ran(state, i, run)
     return ran(state, i, run._replace(step="objects", todo=run.targets))
 
 
-def lost_all(ctx: Context, state: State, i: int) -> State:
-    """No target is left: not decided, it is aborted; decided, it will be completed."""
+def lost_all(ctx: Context, state: State, i: int, run: Run) -> State:
+    """No target is left: not decided, it is aborted; decided, it will be completed, and may be waited for."""
     inst = state.insts[i]
     asked = inst.intent
     if asked is None or asked.decided:
+        if asked is not None and state.budget[WAIT] and run.kind in (Kind.BACKUP, Kind.CHECKPOINT):
+            return waiting.begin(with_inst(state, i, inst._replace(intent=None)), i, run, asked.number)
         return with_inst(state, i, inst._replace(intent=None, run=None))
     return with_inst(state, i, aborted(ctx, inst)._replace(run=None))
 
@@ -155,7 +158,7 @@ def same_session(
 
 def _after_objects(ctx: Context, state: State, i: int, run: Run) -> State:
     if not run.targets:
-        return lost_all(ctx, state, i)
+        return lost_all(ctx, state, i, run)
     if run.todo:
         return ran(state, i, run)
     return ran(state, i, run._replace(step="record", todo=run.targets))
@@ -212,7 +215,7 @@ def _all_there(ctx: Context, disk: Disk, number: int, run: Run) -> bool:
 
 def _after_record(ctx: Context, state: State, i: int, run: Run) -> State:
     if not run.targets:
-        return lost_all(ctx, state, i)
+        return lost_all(ctx, state, i, run)
     if run.todo:
         return ran(state, i, run)
     return ran(state, i, run._replace(step="confirm"))
@@ -233,7 +236,7 @@ def confirm(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
         elif ctx.rules.new_session and not _all_there(ctx, state.disks[t], asked.number, run):
             run = without(run, t)
     if not run.targets:
-        return [(f"{label}: none is left", lost_all(ctx, state, i))]
+        return [(f"{label}: none is left", lost_all(ctx, state, i, run))]
     kind = run.kind
     foreign = run.targets & run.foreign
     if kind is Kind.BACKUP and foreign and foreign_on(ctx, state, i, foreign):
