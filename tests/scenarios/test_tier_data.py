@@ -101,7 +101,7 @@ def test_what_was_written_last_is_mended_at_the_next_contact(bench: Bench, harm:
 
 def test_where_nothing_is_readable_that_was_ours_nobody_writes(bench: Bench) -> None:
     """It may be any disk; the other tier goes on, and the line says what is the matter."""
-    for path in NEWEST.values():
+    for path in {*NEWEST.values(), *map(CLAIM, range(1, HEAD + 1))}:
         bench.vault.write(path, HARM["torn"](bench.vault.read(path)))
     before = bench.vault.all()
     now = bench.tiers_now()["vault"]
