@@ -12,6 +12,7 @@ from tests.simulation.machines import Machine, split
 from tests.simulation.places import Storage
 from tests.simulation.world import Ack, Ended, Violation, World, epoch
 
+from tandem_agent.backups import BackupInfo, list_backups
 from tandem_agent.state import State
 from tandem_protocol.names import ObjectType, claim_path, object_path, record_path
 
@@ -90,24 +91,24 @@ def check_believed(world: World, ended: Ended) -> None:
         return
     state = State.open(machine.folder)
     seen = [tier for tier in agent.tiers.tiers if tier.seen is not None]
-    for made, number in listed(world, state).items():
+    for made, info in listed(world, state).items():
         for tier in seen:
             storage = world.storages[tier.name]
-            if not made.pruned and storage.rolled_back < ended.began and state.is_on(number, tier.id):
-                _must_be_there(world, machine, storage, made, number)
+            if not made.pruned and storage.rolled_back < ended.began and tier.name in info.tiers:
+                _must_be_there(world, machine, storage, made, info.revision)
                 if tier.name not in made.acked:
                     made.acked[tier.name] = world.now
-                    world.tell(machine.name, tier.name, "LISTS", number, made.id[:8])
+                    world.tell(machine.name, tier.name, "LISTS", info.revision, made.id[:8])
 
 
-def listed(world: World, state: State) -> dict[Made, int]:
-    """The backups that were made in full, as a machine lists them, with their revisions."""
+def listed(world: World, state: State) -> dict[Made, BackupInfo]:
+    """The backups that were made in full, as a machine lists them."""
     found = {}
-    for number, info in state.backups():
-        if info["status"] != "failed" and info["id"] in world.made:
-            made = world.made[info["id"]]
-            made.snapshot = bytes.fromhex(info["snapshot"])
-            found[made] = number
+    for info in list_backups(state):
+        if info.snapshot is not None and info.id.hex() in world.made:
+            made = world.made[info.id.hex()]
+            made.snapshot = info.snapshot
+            found[made] = info
     return found
 
 
@@ -152,14 +153,15 @@ def check_equal(world: World, machine: Machine) -> bool:
 
 
 def check_listed(world: World, machine: Machine) -> None:
-    """After a takeover with all tiers: what was acknowledged to anybody is listed."""
+    """In the end, what was acknowledged to anybody is listed by the machine that writes, as being on some tier."""
     known = listed(world, State.open(machine.folder))
     for made in world.made.values():
-        if made.pruned or not made.acked or made in known:
+        if made.pruned or not made.acked or (made in known and known[made].tiers):
             continue
         if not all(_was_harmed(world, world.storages[tier], made) for tier in made.acked):
             raise Violation(
-                f"{machine.name} does not list backup {made.id[:8]}, acknowledged on {sorted(made.acked)}"
+                f"{machine.name} {'gave up' if made in known else 'does not list'} backup {made.id[:8]}, acknowledged"
+                f" on {sorted(made.acked)}"
             )
 
 

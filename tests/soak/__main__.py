@@ -1,5 +1,5 @@
-"""`python -m tests.soak --kills 300 --cuts 200 --proxy 200 --seed N`: the long campaigns; exit 1 at the first thing
-lost. Without any count, all of them."""
+"""`python -m tests.soak --kills 300 --cuts 200 --simulation 10000 --seed N`: the long campaigns; exit 1 at the first
+thing lost. Without any count, all of them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.soak import cuts, kills, model, proxy
+from tests.soak import cuts, kills, model, proxy, simulation
 from tests.support import powercut
 from tests.support.lab import LabFailure
 from tests.support.treegen import remove_tree
 
-KILLS, CUTS, PROXY, MODEL = 300, 200, 200, 5_000_000
+KILLS, CUTS, PROXY, MODEL, SIMULATION = 300, 200, 200, 5_000_000, 10_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("cuts", options.cuts, cuts.campaign, powercut.why_not()),
         ("proxy", options.proxy, proxy.campaign, proxy.why_not()),
         ("model", options.model, model.campaign, model.why_not()),
+        ("simulation", options.simulation, simulation.campaign, simulation.why_not()),
     ]
     for name, count, campaign, obstacle in wanted:
         if not count:
@@ -70,11 +71,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cuts", type=int, help=f"power cuts of the disk with vault and state ({CUTS})")
     parser.add_argument("--proxy", type=int, help=f"runs through links that fail, to real servers ({PROXY})")
     parser.add_argument("--model", type=int, help=f"states of the protocol's rules searched ({MODEL})")
+    parser.add_argument(
+        "--simulation", type=int, help=f"runs of the agent on virtual time, with faults ({SIMULATION})"
+    )
     parser.add_argument("--seed", type=int, help="default: a random one, printed")
     parser.add_argument("--workdir", type=os.path.abspath, help="where work folders are made (default: /tmp)")
     options = parser.parse_args(arguments)
-    if options.kills is options.cuts is options.proxy is options.model is None:
-        options.kills, options.cuts, options.proxy, options.model = KILLS, CUTS, PROXY, MODEL
+    counts = {"kills": KILLS, "cuts": CUTS, "proxy": PROXY, "model": MODEL, "simulation": SIMULATION}
+    if all(getattr(options, name) is None for name in counts):
+        vars(options).update(counts)
     return options
 
 
