@@ -34,7 +34,7 @@ bench: setup ## compare with restic on this machine
 	@scripts/test-packages bench
 	@$(PYTHON) -m bench $(ARGS)
 
-soak: setup ## the long form of the kill and power-cut campaigns
+soak: setup ## the long campaigns (kills, power cuts, links that fail, ...); all of them without ARGS
 	@scripts/test-packages
 	@$(PYTHON) -m tests.soak $(ARGS)
 
