@@ -101,13 +101,16 @@ async def _mark(tiers: TierSet, tier: Tier, brought: set[bytes]) -> None:
         except BaseException as fault:
             await revision.abort(str(fault) or type(fault).__name__)
             raise
+        # Looked for once more: what was rolled back before that record came is not there.
+        wanted = list(tiers.state.live_among(brought).values())
+        there = await sizes_of(tier.store, wanted) if tier in confirmed else {}
     except SecondInstallation:
         raise
     except TandemError as fault:
         log.warning("tier %s: what was brought does not count yet: %s", tier.name, fault)
         return
     if tier in confirmed:
-        tiers.state.remove_lacking(tier.id, brought)
+        tiers.state.remove_lacking(tier.id, {o.name for o in wanted if there.get(o.name) == o.size})
         refresh(tier)
         if not tier.is_complete:
             tier.set_state(TierState.LAGGING, reason)
@@ -398,7 +401,7 @@ class _Levelling:
         if any(there.get(o.name) != o.size for o in brought):
             raise Unavailable(f"tier {tier.name} lost what it had just been sent")
         self.unmarked |= {o.name for o in brought if o.name in held.lacking}
-        self.needs_mark |= bool(created) and not marked
+        self.needs_mark |= len(ready) > 1 and not marked
         await confirm(tier, state, ready, max(created, default=0))
         if marked:
             self.needs_mark = False

@@ -89,11 +89,14 @@ async def wait_until_held(
     clock = asyncio.get_running_loop().time
     deadline = None if wait_s is None else clock() + wait_s
     state = tiers.state
-    before = {target.id: state.lacking(target.id) for target in targets}
+    before = {target.id: (state.lacking(target.id), set(state.missing(target.id))) for target in targets}
     while True:
         for tier in tiers.by_id(before):
             done = tier.reachable and await tiers.complete(tier, number)
-            if done and state.lacking(tier.id) <= before[tier.id]:
+            lacking, missing = before[tier.id]
+            # Nothing that it refers to has gone meanwhile, known object by object or by whole revisions.
+            as_before = state.lacking(tier.id) <= lacking and set(state.missing(tier.id)) <= missing
+            if done and as_before:
                 state.confirm([number], [tier.id], as_targets=True)
         holders = [tier for tier in tiers.tiers if state.is_on(number, tier.id)]
         if holders or (deadline is not None and clock() >= deadline):

@@ -265,11 +265,13 @@ async def write_revisions(tier: Tier, state: State, numbers: list[int]) -> None:
         record = state.record(number)
         await tier.write_claim(number, record.nonce, record.claim_parents)
     created = [number for number in numbers if await tier.write_record(state.record(number))]
+    if len(numbers) > 1 and created[-1:] != numbers[-1:]:
+        return  # which of them came last cannot be told: synchronisation has a record written after them
     reason = await tier.verify(numbers)
     if reason:
         log.warning("tier %s: not confirmed, %s", tier.name, reason)
         return
-    await confirm(tier, state, numbers, max(created, default=0))
+    await confirm(tier, state, numbers, numbers[-1])
     refresh(tier)
 
 
