@@ -10,12 +10,22 @@ from tandem_protocol.errors import Corrupt
 from tandem_protocol.history import Live, list_entries
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.lists import encode_list, split_list
-from tandem_protocol.revision import Record, open_details
+from tandem_protocol.names import ObjectType
+from tandem_protocol.revision import Record, Removal, open_details
 
 
 def list_objects(live: Live, tiers: Iterable[bytes]) -> list[bytes]:
     """The list objects of a base after which ``live`` is live; ``tiers``: ids of those not retired."""
     return [encode_list(piece) for piece in split_list(list_entries(live, tiers))]
+
+
+def old_lists(bases: Sequence[Record], new: Iterable[bytes]) -> tuple[Removal, ...]:
+    """The lists that a base after ``bases`` (oldest first) removes: those of the one before the last, but for what
+    the last or the ``new`` one names too. Equal content has one name."""
+    if len(bases) < 2:
+        return ()
+    kept = {*(bases[-1].lists or ()), *new}
+    return tuple(Removal(ObjectType.LIST, name) for name in bases[-2].lists or () if name not in kept)
 
 
 def base_details(tiers: Mapping[bytes, str], backups: Sequence[Listed]) -> dict[str, Any]:

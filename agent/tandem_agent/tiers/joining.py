@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tandem_agent.bases import base_details, list_objects
+from tandem_agent.bases import base_details, list_objects, old_lists
 from tandem_agent.state import Intent, Setup, TierStart, now_text
 from tandem_agent.tiers.importing import Reading, close_open, highest_listed, read_lists, read_side
 from tandem_agent.tiers.tier import Tier
@@ -22,7 +22,7 @@ from tandem_protocol.errors import SecondInstallation, TandemError, Unavailable
 from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.joining import Side, Union, highest_number, lacking, records_of, unite
 from tandem_protocol.names import ObjectType, object_name, object_path
-from tandem_protocol.revision import Kind, ObjectRef, Record, RecordDraft, Removal, fresh_nonce, make_record
+from tandem_protocol.revision import Kind, ObjectRef, Record, RecordDraft, fresh_nonce, make_record
 
 if TYPE_CHECKING:
     from tandem_agent.tiers.tierset import TierSet
@@ -131,9 +131,6 @@ class _Join:
         number = self._intent.number
         ours = self._state.live()
         revived = _revived(ours, union.live, number)
-        bases = self._state.bases()
-        old = bases[-2].lists if len(bases) > 1 else ()
-        removed = tuple(Removal(ObjectType.LIST, name) for name in old or ())
         rows = {row.id: row.name for row in self._state.tiers()}
         after = ours | {o.name: o for o in revived}
         lists = list_objects(after, rows)
@@ -149,7 +146,7 @@ class _Join:
             self._intent.parents + union.heads,
             {**_about(), **base_details(rows, backups)},
             refs,
-            removed,
+            old_lists(self._state.bases(), [ref.name for ref in refs]),
             tuple(ref.name for ref in refs),
             tuple(sorted(rows)),
         )

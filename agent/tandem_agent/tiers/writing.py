@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tandem_agent.bases import base_details, list_objects
+from tandem_agent.bases import base_details, list_objects, old_lists
 from tandem_agent.progress import Progress
 from tandem_agent.state import Intent, State
 from tandem_agent.tiers.pace import Pace
@@ -247,8 +247,7 @@ class Revision:
         if draft.kind is not Kind.INIT:
             for data in list_objects(self._live_after(draft), tiers):
                 lists.append(await self.add(ObjectType.LIST, data))
-            old = bases[-2].lists if len(bases) > 1 else ()
-            removed = tuple(Removal(ObjectType.LIST, name) for name in old or ())
+            removed = old_lists(bases, lists)
         return replace(
             draft,
             details=details,
