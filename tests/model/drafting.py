@@ -121,6 +121,8 @@ def deciding(ctx: Context, state: State, i: int, run: Run) -> State:
     elif kind is Kind.PRUNE:
         backups = tuple(_let_go(backup, removed, ctx.tiers) for backup in backups)
     inst = decided(ctx, inst, code)
+    for t in bits(run.targets):
+        inst = with_row(inst, t, inst.rows[t]._replace(written=inst.rows[t].written | 1 << asked.number))
     if kind is Kind.REPAIR:
         live = live_of(ctx, inst).anywhere
         backups = tuple(_reported(backup, live, ctx.tiers) for backup in backups)

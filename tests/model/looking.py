@@ -85,7 +85,9 @@ def _forgotten(ctx: Context, inst: Inst, t: int) -> Inst:
     return with_row(
         inst,
         t,
-        row._replace(missing=missing, confirmed=0, last=0, compare=1, imported=0 if late else row.imported),
+        row._replace(
+            missing=missing, confirmed=0, written=0, last=0, compare=1, imported=0 if late else row.imported
+        ),
     )
 
 

@@ -57,13 +57,12 @@ BUDGETS: dict[str, dict[str, int]] = {
     "last_created": {"backup": 2, "cut": 1, "snap": 1, "roll": 2, "kept": 1},
     "lacking_first": {"backup": 1, "vanish": 1, "cut": 2, "snap": 1, "roll": 1},
     "closings_ours": {"backup": 2, "cut": 5, "crash": 1, "fresh": 1, "takeover": 1, "in_turn": 1},
-    "wait_missing": {"backup": 2, "cut": 2, "wait": 1, "kept": 1, "roll": 1, "vanish": 1},
     "mark_sizes": {"backup": 1, "vanish": 1, "snap": 1, "roll": 1},
     "raise_after_loss": {"backup": 1, "fresh": 1, "takeover": 1},
 }
 
 
-SLOW = ("past_gaps", "by_number", "closings_ours")
+SLOW = ("past_gaps", "by_number", "closings_ours", "last_created")
 """Found only after tens of thousands of states: for the long form."""
 
 

@@ -66,7 +66,6 @@ FOUND = {
     "last_created": "of records of which not the newest was created, several are not confirmed at contact",
     "lacking_first": "what is copied where its record stands already is lacking first",
     "closings_ours": "what a join closed is known as ours when it was stopped half-way",
-    "wait_missing": "who waits confirms as a target only if nothing more has come to be missing",
     "mark_sizes": "what a mark stands for is looked for once more when it stands",
     "raise_after_loss": "a takeover that lost its number goes on with a higher one",
 }
@@ -85,9 +84,9 @@ class Rules:
     last_on_checkpointed = on_needs_before = dedup_good = dedup_index = dedup_last_added = True
     announce_once = dedup_per_tier = base_lacking = no_mirror = exclusive = numbers_once = True
     join_voids = rollback_own = foreign_own = holds_durable = dedup_all = purge_look = repair_all = True
-    mark_sizes = wait_missing = close_foreign = fence_stays = list_again = sync_sizes = mark = (
-        last_created
-    ) = lacking_first = closings_ours = dedup_everywhere = raise_after_loss = True
+    mark_sizes = close_foreign = fence_stays = list_again = sync_sizes = mark = last_created = (
+        lacking_first
+    ) = closings_ours = dedup_everywhere = raise_after_loss = True
 
     def __init__(self, without: str = "") -> None:
         if without:

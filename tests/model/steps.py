@@ -216,7 +216,8 @@ def confirmed(
     row = row._replace(
         missing=row.missing & ~numbers,
         last=last or row.last,
-        confirmed=row.confirmed | numbers if as_target else row.confirmed,
+        confirmed=row.confirmed | (numbers if as_target else numbers & row.written),
+        written=row.written & ~numbers,
         floor=0 if numbers >> row.floor & 1 else row.floor,
     )
     return believed(ctx, with_inst(state, i, with_row(inst, t, row)), i, t, late)
@@ -227,7 +228,7 @@ def noted_lacking(inst: Inst, t: int, mask: int) -> Inst:
     row = inst.rows[t]
     if not mask & ~row.lacking:
         return inst
-    return with_row(inst, t, row._replace(lacking=row.lacking | mask, confirmed=0))
+    return with_row(inst, t, row._replace(lacking=row.lacking | mask, confirmed=0, written=0))
 
 
 def decided(ctx: Context, inst: Inst, code: int) -> Inst:

@@ -45,7 +45,7 @@ def _held(ctx: Context, state: State, i: int, run: Run) -> State | str:
     for t, lacking, missing in before.waits:
         row = state.insts[i].rows[t]
         there = run.reach >> t & 1 and not row.missing >> before.number & 1
-        grown = row.lacking & ~lacking or (row.missing & ~missing and ctx.rules.wait_missing)
+        grown = row.lacking & ~lacking or row.missing & ~missing
         if there and not grown:
             after = confirmed(ctx, state, i, t, 1 << before.number, 0, as_target=True, late=run.late)
             if isinstance(after, str):

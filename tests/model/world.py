@@ -34,7 +34,8 @@ class Disk(NamedTuple):
 
 class Row(NamedTuple):
     """What an installation durably knows of a tier; masks of numbers (missing, confirmed) and objects. ``closed``:
-    numbers of others that a join ended there, and by which record."""
+    numbers of others that a join ended there, and by which record; ``written``: revisions that this tier was a target
+    of when they were decided, and that are not confirmed yet."""
 
     start: int = 1
     missing: int = 0
@@ -46,6 +47,7 @@ class Row(NamedTuple):
     generation: int = 1
     floor: int = 0
     closed: tuple[tuple[int, int], ...] = ()
+    written: int = 0
 
 
 class Intent(NamedTuple):

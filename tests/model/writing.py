@@ -134,6 +134,11 @@ def objects(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     assert asked is not None
     if not asked.decided and ctx.rules.decide_first:
         done = deciding(ctx, effect, i, run)
+    if done is not effect or asked.decided:
+        # Written anew where it was known to be bad, and added again: its record tells from now on.
+        row = done.insts[i].rows[t]
+        known = with_row(done.insts[i], t, row._replace(lacking=row.lacking & ~run.added))
+        done = with_inst(done, i, known)
     steps: list[Step] = [(label, _after_objects(ctx, done, i, run))]
     steps += cut(state, i, t, run, label, _after_objects, ctx)
     if run.added:
@@ -245,9 +250,6 @@ def confirm(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
             (label, f"P3: installation {i} acknowledges on {where}, where another one had written before")
         ]
     for t in bits(run.targets):
-        inst = state.insts[i]
-        row = inst.rows[t]
-        state = with_inst(state, i, with_row(inst, t, row._replace(lacking=row.lacking & ~run.added)))
         after = confirmed(ctx, state, i, t, 1 << asked.number, asked.number, as_target=True, late=run.late)
         if isinstance(after, str):
             return [(label, after)]
