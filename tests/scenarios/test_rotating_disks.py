@@ -116,9 +116,15 @@ def test_a_disk_takes_backups_alone_and_its_loss_holds_nobody_up(tmp_path: Path,
         desk.fails(1, "tier", "retire", "monday", "--yes", says="known to be on tier monday only")
     desk.must("tier", "retire", "monday", "--yes", *([] if shared else ["--force"]))
     assert set(rotation.status()) == {"vault", "tuesday"}
-    assert set(rotation.backup(4)) == {"vault", "tuesday"}
     if shared:
         desk.must("sync")
+    else:
+        desk.fails(6, "sync", says="good on no tier and are given up; backups that need them: ")
+    assert {name: row["state"] for name, row in rotation.status().items()} == {
+        "vault": "online",
+        "tuesday": "online",
+    }
+    assert set(rotation.backup(4)) == {"vault", "tuesday"}
 
 
 def test_a_disk_renamed_away_in_the_middle_of_a_backup(tmp_path: Path) -> None:
