@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tandem_agent.catalog import Listed, damaged_by
-from tandem_agent.engine.fetch import Fetcher
+from tandem_agent.engine.blobindex import BlobIndex
+from tandem_agent.engine.fetch import Fetcher, Place
 from tandem_agent.engine.treewalk import TreeWalker, is_indirect
 from tandem_agent.progress import Progress
 from tandem_agent.reading import open_index, read_trailers
@@ -130,18 +131,29 @@ async def _damaged(agent: Agent, lost: Sequence[LiveObject]) -> list[Listed]:
         os.path.join(agent.cache_dir, "index"), agent.ring, live, readers(agent.tiers)
     )
     try:
-        trees = _Trees(Fetcher(agent.ring, readers(agent.tiers), index), live)
+        trees = _Trees(Fetcher(agent.ring, readers(agent.tiers), _LiveIndex(index, live)))
         return [b for b in backups if b in gone or await trees.needs_lost(bytes.fromhex(b[1]["snapshot"]))]
     finally:
         index.close()
 
 
+class _LiveIndex:
+    """Where each blob is, in the packs that are ``live``: from one that is given up, nobody will read."""
+
+    def __init__(self, index: BlobIndex, live: Mapping[bytes, LiveObject]) -> None:
+        self._index = index
+        self._live = live
+        self.pack, self.frame = index.pack, index.frame
+
+    def lookup(self, content_id: bytes, /) -> Iterator[Place]:
+        return (p for p in self._index.lookup(content_id) if self._index.pack(p[0]).name in self._live)
+
+
 class _Trees:
     """The trees of all backups as one graph: a folder that many share is read once."""
 
-    def __init__(self, fetcher: Fetcher, live: Mapping[bytes, LiveObject]) -> None:
+    def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
-        self._live = live
         self._walker = TreeWalker(fetcher.blob)
         self._folders: dict[tuple[bytes, bool], tuple[bool, list[tuple[bytes, bool]]]] = {}
 
@@ -181,10 +193,6 @@ class _Trees:
 
     async def _is_there(self, entry: Any) -> bool:
         async for block in self._walker.content_ids(entry):
-            if not any(self._packs_of(block)):
+            if not self._fetcher.places(block):
                 return False
         return True
-
-    def _packs_of(self, block: bytes) -> Iterator[bool]:
-        places: Iterable[Any] = self._fetcher.places(block)
-        return (self._fetcher.index.pack(place[0]).name in self._live for place in places)

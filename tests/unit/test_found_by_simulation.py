@@ -11,7 +11,10 @@ from tests.support.machines import Site
 
 from tandem_agent.bases import base_details
 from tandem_agent.catalog import told_backups
+from tandem_agent.wiring import open_agent
+from tandem_protocol.envelope import DocType
 from tandem_protocol.keys import KeyRing
+from tandem_protocol.names import ObjectType, object_path
 from tandem_protocol.revision import Certificate, Installation, Kind, Record, RecordDraft, make_record
 
 NONCE = bytes(24)
@@ -61,3 +64,24 @@ async def test_what_a_join_found_comes_with_the_next_synchronisation(
     assert set((await second.contact()).values()) == {"online"}
     vault, remote, third = site.live("packs", "index", "snapshots", "keys")
     assert vault == remote == third
+
+
+@pytest.mark.parametrize("kind", [DocType.DATA_PACK, DocType.TREE_PACK])
+async def test_a_backup_whose_pack_is_given_up_is_on_no_tier_though_parts_of_it_can_be_read(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, kind: DocType
+) -> None:
+    """A pack that is gone on one tier and has one bad bit on the other, after its last block: what the repair gives
+    up no reader knows of any more, be it the files' content or the folders' pages."""
+    site = Site(memory_path, monkeypatch, "vault", "remote")
+    machine = site.machine("first")
+    await machine.init()
+    kept, lost = (await machine.backup("one")).id, (await machine.backup("two")).id
+    async with open_agent(machine.config, lambda: "") as agent:
+        packs = [ref for ref in agent.state.record(3).added if ref.type is ObjectType.PACK]
+    vault = site.places["vault"].shared
+    paths = [object_path(ObjectType.PACK, pack.name) for pack in packs]
+    path = next(path for path in paths if vault[path][4] == kind)
+    del site.places["remote"].shared[path]
+    vault[path] = vault[path][:-1] + bytes([vault[path][-1] ^ 1])
+    assert (await machine.sync(full=True)).lost == 1
+    assert {b.id.hex(): b.tiers for b in machine.backups()} == {kept: ["vault", "remote"], lost: []}
