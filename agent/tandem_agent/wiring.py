@@ -19,7 +19,16 @@ from tandem_agent.places import INSECURE, Place
 from tandem_agent.state import State
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
-from tandem_protocol.errors import Busy, Corrupt, Full, Refused, TandemError, Unsupported, Usage
+from tandem_protocol.errors import (
+    Busy,
+    Corrupt,
+    Full,
+    Refused,
+    SecondInstallation,
+    TandemError,
+    Unsupported,
+    Usage,
+)
 from tandem_protocol.keys import (
     KeyRing,
     SlotKind,
@@ -28,6 +37,7 @@ from tandem_protocol.keys import (
     open_slot_with_passphrase,
     slot_info,
 )
+from tandem_protocol.names import IDENTITY
 from tandem_protocol.store import Store
 from tandem_protocol.stores.parts import KnownParts
 from tandem_protocol.stores.retrying import RetryingStore, RetryPolicy
@@ -94,7 +104,7 @@ async def open_agent(config: Config, passphrase: Callable[[], str]) -> AsyncIter
         state = State.open(config.state_dir)
         try:
             if state.setup() is None:
-                raise Usage("this configuration has no repository yet", "run tandem init")
+                raise await _not_set_up(config, state)
             ring = unlock(config, state, passphrase)
             tiers = make_tiers(config, state, ring)
             try:
@@ -103,6 +113,26 @@ async def open_agent(config: Config, passphrase: Callable[[], str]) -> AsyncIter
                 await tiers.close()
         finally:
             state.close()
+
+
+async def _not_set_up(config: Config, state: State) -> TandemError:
+    """What to say where there is no installation: is there a repository that somebody else writes?"""
+    if state.takeover() is not None:
+        return Usage("a takeover was begun here and not completed", "run tandem takeover again")
+    for tier in config.tiers:
+        store = make_retrying(config, tier, attempts=1)
+        try:
+            await store.open()
+            await store.size(IDENTITY)
+        except TandemError:
+            continue
+        finally:
+            await store.close()
+        return SecondInstallation(
+            f"tier {tier.name} holds a repository that another installation writes to",
+            "nothing was written; to go on from here: tandem takeover; only to read: restore --from URL",
+        )
+    return Usage("this configuration has no repository yet", "run tandem init")
 
 
 @contextmanager

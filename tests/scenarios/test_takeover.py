@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support.desk import Desk
 from tests.support.embedded import EmbeddedServer
+from tests.support.sshd import running_sshd
 
 
 def contents(folder: str | Path) -> dict[str, bytes]:
@@ -67,7 +68,8 @@ def test_takeover_on_a_new_machine_stops_the_old_one_and_keeps_its_backups(
     then = desk.manifest()
     before = {url: contents(url) for url in desk.tiers.values()}
     second.configure()
-    second.fails(2, "backup", says="no repository yet")
+    for words in (["backup"], ["sync"], ["tiers"]):
+        second.fails(4, *words, says="another installation writes to")
     assert before == {url: contents(url) for url in desk.tiers.values()}
     said = json.loads(second.must("takeover", "--yes", "--json"))
     assert (said["epoch"], said["backups"]) == (2, 1)
@@ -170,27 +172,39 @@ def test_a_takeover_is_asked_for_and_refused_without_an_answer(desk: Desk, secon
     desk.must("backup")
 
 
-def test_two_agents_over_ssh(tmp_path: Path, sftp_server: EmbeddedServer) -> None:
-    """The vault a folder, the remote a server: the second machine confirms its key and logs in."""
+def test_two_agents_over_sshd(tmp_path: Path) -> None:
+    """Row 7 of the issue: two state folders, one repository, on a folder and over OpenSSH. The second machine confirms
+    the server's key and logs in."""
+    with running_sshd(tmp_path / "sshd") as server:
+        tiers = {"vault": str(tmp_path / "vault"), "remote": server.url("/tandem")}
+        desk = Desk(tmp_path, tiers, server)
+        desk.init()
+        desk.must("backup")
+        second = Second(desk)
+        second.configure()
+        second.state.mkdir()
+        shutil.copy(desk.state / "known_hosts", second.state)
+        before = contents(tmp_path / "vault"), contents(server.root)
+        second.fails(4, "backup", says="another installation writes to")
+        assert before == (contents(tmp_path / "vault"), contents(server.root))
+        second.must("takeover", "--yes")
+        before = contents(tmp_path / "vault"), contents(server.root)
+        desk.fails(4, "backup", says="another installation")
+        assert before == (contents(tmp_path / "vault"), contents(server.root))
+        second.must("backup")
+        second.same("--tier", "remote")
+
+
+def test_the_second_machine_makes_its_own_configuration(tmp_path: Path, sftp_server: EmbeddedServer) -> None:
     tiers = {"vault": str(tmp_path / "vault"), "remote": sftp_server.url("/tandem")}
     desk = Desk(tmp_path, tiers, sftp_server)
     desk.init()
     desk.must("backup")
     second = Second(desk)
-    before = contents(tmp_path / "vault"), contents(sftp_server.root)
     words = [f"--tier={name}={url}" for name, url in tiers.items()]
     words += [str(desk.source), "--state-dir", str(second.state), *desk.login()]
     second.fails(2, "takeover", *words, says="nobody is there to agree")
-    assert before == (contents(tmp_path / "vault"), contents(sftp_server.root))
     second.must("takeover", *words, "--yes")
-    desk.fails(4, "backup", says="another installation")
     second.must("backup")
     second.same("--tier", "remote")
-
-
-def test_takeover_makes_its_own_configuration(desk: Desk, second: Second) -> None:
-    desk.must("backup")
-    words = [f"--tier={name}={url}" for name, url in desk.tiers.items()]
-    second.must("takeover", str(desk.source), *words, "--state-dir", str(second.state), "--yes")
-    second.must("backup")
-    second.same()
+    desk.fails(4, "backup", says="another installation")

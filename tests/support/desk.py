@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.support import manifest
 from tests.support.embedded import EmbeddedServer
+from tests.support.sshd import Sshd
 from tests.support.treegen import remove_tree
 from tests.support.warm import run_warm
 
@@ -30,7 +31,9 @@ class Desk:
 
     warm = False
 
-    def __init__(self, folder: Path, tiers: dict[str, str], server: EmbeddedServer | None = None) -> None:
+    def __init__(
+        self, folder: Path, tiers: dict[str, str], server: EmbeddedServer | Sshd | None = None
+    ) -> None:
         self.folder, self.tiers, self.server = folder, tiers, server
         self.source = folder / "source"
         self.config = folder / "agent.toml"

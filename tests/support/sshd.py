@@ -6,7 +6,9 @@ the tests. Passwords need PAM and are not served here: the asyncssh server of th
 
 from __future__ import annotations
 
+import base64
 import getpass
+import hashlib
 import os
 import signal
 import socket
@@ -104,6 +106,16 @@ MaxStartups 200
     def known_hosts_line(self) -> str:
         kind, key = self.host_key.with_suffix(".pub").read_text().split()[:2]
         return f"[{self.host}]:{self.port} {kind} {key}"
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA256:… form of the host key."""
+        digest = hashlib.sha256(base64.b64decode(self.known_hosts_line.split()[2])).digest()
+        return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+    def url(self, path: str = "") -> str:
+        """The URL of a folder below ``root``."""
+        return f"sftp://{self.user}@{self.host}:{self.port}/{self.root}{path}"
 
     def target(self, path: str | os.PathLike[str] | None = None, **changes: object) -> SftpTarget:
         """How a store reaches ``path`` (else ``root/``) here."""

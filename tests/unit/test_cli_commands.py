@@ -601,7 +601,8 @@ def test_quiet_says_nothing_when_all_is_well(
     core.answers["sync"] = types.SimpleNamespace(tiers=[SyncTier("remote", "online")], lost=0, damaged=[])
     assert app.run(["sync", "-q"]) == 0
     assert capsys.readouterr() == ("", "")
-    core.answers["sync"] = types.SimpleNamespace(tiers=[SyncTier("remote", "offline", reason="gone")], lost=0, damaged=[])
+    gone = SyncTier("remote", "offline", reason="gone")
+    core.answers["sync"] = types.SimpleNamespace(tiers=[gone], lost=0, damaged=[])
     assert app.run(["sync", "-q"]) == 5
     assert capsys.readouterr() == ("", "tandem: remote is offline: gone\n")
     core.answers["backup"] = Result(status="partial", warnings=["a: permission denied"])
