@@ -15,7 +15,6 @@ IDENTITY = "tandem"
 EPOCHS = "epochs"
 REVISIONS = "revisions"
 TMP = "tmp"
-REMOVED = "quarantine/removed"
 DAMAGED = "quarantine/damaged"
 
 MAX_NUMBER = 2**64 - 1

@@ -18,7 +18,6 @@ from .envelope import (
     HEADER_SIZE,
     SUITE_SEALED,
     DocType,
-    Header,
     decode_map,
     encode,
     pack_header,
@@ -229,11 +228,6 @@ def read_trailer(ring: KeyRing, tail: Buffer, pack_size: int) -> Trailer:
         raise Corrupt("a pack is of another content-id key than this key ring")
     frames = decode_frames(fields, pack_size - span, MAX_BLOBS, "pack trailer")
     return Trailer(header.type, header.key_number, frames)
-
-
-def read_pack_header(data: Buffer) -> Header:
-    """The header at the start of a pack."""
-    return read_header(data, PACK_TYPES, SUITE_SEALED)
 
 
 def open_frame(ring: KeyRing, kind: DocType, key_number: int, frame: Frame, sealed: Buffer) -> bytes:

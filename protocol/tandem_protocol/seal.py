@@ -87,19 +87,6 @@ class Cipher:
         except InvalidTag as error:
             raise Corrupt("sealed bytes do not verify") from error
 
-    def open_into(self, sealed: Buffer, out: Buffer, aad: bytes) -> int:
-        """Like `open`, into the first bytes of ``out``; gives their number."""
-        size = len(sealed) - OVERHEAD
-        if not 0 <= size <= len(out):
-            raise Corrupt("sealed bytes have the wrong length")
-        view = memoryview(sealed)
-        nonce = bytes(view[:NONCE_SIZE])
-        try:
-            self._aead(nonce).decrypt_into(nonce[12:], view[NONCE_SIZE:], aad, memoryview(out)[:size])
-        except InvalidTag as error:
-            raise Corrupt("sealed bytes do not verify") from error
-        return size
-
 
 def content_id(key: bytes, data: Buffer) -> bytes:
     """The 32-byte id of a blob: BLAKE3 keyed with the content-id key, so that no one else can ask for it."""

@@ -42,7 +42,6 @@ def test_a_frame_used_twice_is_read_once() -> None:
         window.add_use(window.add_frame(1, 4, 40, 10), use, 5)
     (read,) = window.ranges()
     assert read.frames[0].uses == ["a", "b", "c"]
-    assert window.content_bytes == 15
 
 
 def test_full_by_bytes_or_by_uses() -> None:

@@ -70,9 +70,6 @@ def test_sealing_into_a_buffer_gives_the_same_bytes() -> None:
         cipher.seal_into(memoryview(buffer), 100, memoryview(plain), NONCE, aad) == len(plain) + seal.OVERHEAD
     )
     assert buffer == b"." * 100 + whole + b"." * (6000 - 100 - len(whole))
-    out = bytearray(5100)
-    assert cipher.open_into(memoryview(whole), out, aad) == 5000
-    assert out[:5000] == plain
 
 
 def test_opening_notices_everything() -> None:
@@ -83,12 +80,8 @@ def test_opening_notices_everything() -> None:
     for bad in wrong:
         with pytest.raises(Corrupt):
             cipher.open(bad, b"aad")
-        with pytest.raises(Corrupt):
-            cipher.open_into(bad, bytearray(100), b"aad")
     with pytest.raises(Corrupt):
         cipher.open(sealed, b"other")
-    with pytest.raises(Corrupt):
-        cipher.open_into(sealed, bytearray(5), b"aad")
 
 
 def test_threads_share_a_cipher() -> None:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..takeover import Outlook, TakeoverResult
 
-LAGGING_STILL = 5
-
 
 @click.command(
     epilog="\b\nExample:\n  tandem takeover\n  tandem takeover /srv/data --tier vault=/mnt/nas/tandem \\\n"

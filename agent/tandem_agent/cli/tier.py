@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..tier_changes import Change
     from ..wiring import Agent
 
-LAGS = 5
 _YES = click.option("--yes", is_flag=True, help="Do not ask.")
 _FORCE = click.option("--force", is_flag=True, help="Give up what only the tier that goes is known to hold.")
 _NO_SYNC = click.option("--no-sync", is_flag=True, help="Leave filling it to the next synchronisation.")

@@ -18,7 +18,6 @@ from tandem_protocol.index import PackEntry
 _PACK = struct.Struct("<32sIQBIIxxxI")
 """Name, size, revision, kind, key number, number of frames, checksum of the pack's frames."""
 _FRAME = struct.Struct("<IIIBI32s")
-_OFFSET = struct.Struct("<Q")
 
 
 class PackTable:

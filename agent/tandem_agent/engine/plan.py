@@ -71,11 +71,6 @@ class Window(Generic[T]):
     def full(self) -> bool:
         return self._bytes >= self._limits.max_bytes or self._uses >= self._limits.max_uses
 
-    @property
-    def content_bytes(self) -> int:
-        """Bytes of content wanted so far, each use counted."""
-        return self._bytes
-
     def frame(self, pack: int, frame: int) -> FrameUse[T] | None:
         """The frame if something is wanted from it already."""
         return self._packs.get(pack, {}).get(frame)
