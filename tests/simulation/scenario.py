@@ -14,6 +14,7 @@ from typing import Any
 from tests.simulation import checks
 from tests.simulation.machines import Machine, Process
 from tests.simulation.places import Link, Storage
+from tests.simulation.restoring import check_restores
 from tests.simulation.world import Body, Ended, Op, Violation, World, epoch
 from tests.support.formats import PHRASE
 
@@ -339,6 +340,15 @@ class Scenario:
             if old is not machine:
                 await self.must_not_write(old)
         checks.check_nothing_lost(world)
+        await self.restore(machine)
+
+    async def restore(self, machine: Machine) -> None:
+        """What is listed restores from each tier that no fault has left bad bytes on."""
+        listed = checks.listed(self.world, State.open(machine.folder))
+        for name, storage in self.world.storages.items():
+            wanted = [made for made, info in listed.items() if name in info.tiers and not made.pruned]
+            if not storage.flipped:
+                await check_restores(self.world, storage, wanted)
 
     def winner(self) -> Machine | None:
         """The one machine that may write: of the highest epoch that anybody ever took, and alone in it."""

@@ -19,6 +19,7 @@ from tests.simulation.world import Violation, World
 from tandem_agent import backup, reading, wiring
 from tandem_agent.database import Database
 from tandem_agent.tiers import importing
+from tandem_protocol import planning
 
 STEPS = 12
 LAST_LINES = 120
@@ -45,6 +46,7 @@ def simulate(seed: int, steps: int = STEPS, faults: Collection[str] = ()) -> lis
                 patch.object(wiring, "make_store", world.store),
                 patch.object(importing, "object_folders", world.folders),
                 patch.object(reading, "object_folders", world.folders),
+                patch.object(planning, "BASE_OFTEN", 4 if seed % 4 == 1 else planning.BASE_OFTEN),
             ):
                 loop.run_until_complete(Scenario(world, steps, faults).run())
         except (Violation, Deadlock) as fault:

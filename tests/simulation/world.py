@@ -90,11 +90,6 @@ def epoch(machine: Machine) -> int:
     return 0 if setup is None else setup.certificate.epoch
 
 
-def _may_stay(task: asyncio.Task[Any]) -> bool:
-    """The sender of a target that left before the end waits for an object that never comes; it does nothing."""
-    return task.get_name().startswith("upload to ")
-
-
 class World:
     """``loop`` is the virtual one; ``folder`` is for what needs a file."""
 
@@ -298,7 +293,7 @@ class World:
         left = [task for task in process.tasks if not task.done()]
         if left and not process.dead:
             await asyncio.wait(left, timeout=LAST_WORD_S)
-            names = [task.get_name() for task in left if not task.done() and not _may_stay(task)]
+            names = [task.get_name() for task in left if not task.done()]
             if names:
                 raise Violation(f"tasks were left running: {names}")
         for task in left:
