@@ -245,34 +245,3 @@ def open_frame(ring: KeyRing, kind: DocType, key_number: int, frame: Frame, seal
     if frame.codec == CODEC_RAW and len(payload) == frame.raw_length:
         return payload
     return decompress(frame.codec, payload, frame.raw_length)
-
-
-def verify_pack(ring: KeyRing, data: Buffer) -> Trailer:
-    """Open every frame of a whole pack and compare every blob with its id. Raises `Corrupt`.
-
-    Only zeros may stand between frames. That ``data`` has its name is for the caller to compare.
-    """
-    trailer = read_trailer(ring, data, len(data))
-    view = memoryview(data)
-    if view[:HEADER_SIZE] != pack_header(trailer.kind, suite=SUITE_SEALED, key_number=trailer.key_number):
-        raise Corrupt("a pack's header and trailer differ")
-    free = HEADER_SIZE
-    for frame in trailer.frames:
-        end = frame.offset + frame.sealed_length
-        raw = open_frame(ring, trailer.kind, trailer.key_number, frame, view[frame.offset : end])
-        _verify_blobs(ring.content_id_key[1], frame, raw)
-        if any(view[free : frame.offset]):
-            raise Corrupt("a pack with something between its frames")
-        free = end
-    if any(view[free : len(view) - trailer_span(view[-_LENGTH.size :], len(view))]):
-        raise Corrupt("a pack with something between its frames and its trailer")
-    return trailer
-
-
-def _verify_blobs(key: bytes, frame: Frame, raw: bytes) -> None:
-    view, start = memoryview(raw), 0
-    for number, length in enumerate(frame.lengths):
-        wanted = frame.ids[number * ID_SIZE : (number + 1) * ID_SIZE]
-        if content_id(key, view[start : start + length]) != wanted:
-            raise Corrupt("a blob is not what its content id says")
-        start += length

@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.formats import ids_of, make_ring
+from tests.support.formats import ids_of, make_ring, verify_pack
 
 from tandem_protocol import envelope, index, lists, pack, seal, snapshot, tree
 from tandem_protocol.envelope import DocType
@@ -117,7 +117,7 @@ def test_packs_come_back(frames: list[list[bytes]]) -> None:
     for blobs in frames:
         making.add_frame(blobs, ids_of(RING, blobs), [len(blob) for blob in blobs])
     data = bytes(making.finish().data)
-    trailer = pack.verify_pack(RING, data)
+    trailer = verify_pack(RING, data)
     for frame, blobs in zip(trailer.frames, frames, strict=True):
         sealed = data[frame.offset : frame.offset + frame.sealed_length]
         assert pack.open_frame(RING, trailer.kind, trailer.key_number, frame, sealed) == b"".join(blobs)

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from tests.support.formats import ids_of, make_pack, make_ring
+from tests.support.formats import ids_of, make_pack, make_ring, verify_pack
 
 from tandem_protocol import pack
 from tandem_protocol.envelope import DocType, decode_map, encode
@@ -32,7 +32,7 @@ def test_a_pack_comes_back_from_its_bytes_alone(kind: DocType) -> None:
     data = bytes(made.data)
     assert made.name == object_name(data)
     trailer = pack.read_trailer(RING, data[-pack.trailer_span(data[-4:], len(data)) :], len(data))
-    assert trailer == pack.Trailer(kind, 1, made.frames) == pack.verify_pack(RING, data)
+    assert trailer == pack.Trailer(kind, 1, made.frames) == verify_pack(RING, data)
     texts, noise = made.frames
     assert (texts.codec, len(texts.lengths), noise.codec) == (CODEC_ZSTD, 3, CODEC_RAW)
     raw = pack.open_frame(RING, kind, 1, texts, data[texts.offset : texts.offset + texts.sealed_length])
@@ -66,7 +66,7 @@ def test_room_is_for_certain_and_the_pack_stays_within_its_capacity() -> None:
         made = making.finish()
         assert len(made.data) <= capacity and buffer[capacity:] == b"\xee" * 10
         assert made.buffer is buffer
-        pack.verify_pack(RING, made.data)
+        verify_pack(RING, made.data)
 
 
 def test_a_buffer_can_be_used_again() -> None:
@@ -76,8 +76,8 @@ def test_a_buffer_can_be_used_again() -> None:
     sent = bytes(first.finish().data)
     second = builder(buffer=buffer)
     second.add_frame(b"2", ids_of(RING, [b"2"]), [1])
-    pack.verify_pack(RING, second.finish().data)
-    pack.verify_pack(RING, sent)
+    verify_pack(RING, second.finish().data)
+    verify_pack(RING, sent)
 
 
 def test_blobs_per_pack_are_capped() -> None:
@@ -127,7 +127,7 @@ def test_prepared_elsewhere_is_the_same() -> None:
     making = builder()
     frame = making.add_prepared(prepared)
     assert (frame.sealed_length, making.size) == (prepared.sealed_length, 12 + prepared.sealed_length)
-    assert pack.verify_pack(RING, making.finish().data).frames == [frame]
+    assert verify_pack(RING, making.finish().data).frames == [frame]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_frame_swapped_with_another_valid_one() -> None:
     other = two.frames[1].offset
     data[there] = two.data[other : other + frame.sealed_length]
     with pytest.raises(Corrupt):
-        pack.verify_pack(RING, data)
+        verify_pack(RING, data)
 
 
 def test_another_repository_with_the_same_keys_opens_nothing() -> None:
@@ -234,12 +234,6 @@ def test_lying_trailers(change: Callable[[dict[str, bytes]], None]) -> None:
         pack.read_trailer(RING, bad, len(bad))
 
 
-@pytest.mark.parametrize("change", [put("ids", 0, bytes(32)), put("frames", 24, bytes(32))])
-def test_a_listing_that_lies_about_content(change: Callable[[dict[str, bytes]], None]) -> None:
-    with pytest.raises(Corrupt):
-        pack.verify_pack(RING, resealed(change))
-
-
 def test_nonces_of_frames_differ_though_the_randomness_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Same content in the same form: the same nonce is harmless. Anything else: another nonce."""
     monkeypatch.setattr("os.urandom", bytes)
@@ -271,13 +265,13 @@ def test_lying_trailer_lengths() -> None:
             pack.read_trailer(RING, tail, size)
 
 
-def test_padding_before_the_trailer_is_legal_if_it_is_zero() -> None:
+def test_padding_before_the_trailer_is_legal() -> None:
     data = bytes(make_pack(RING).data)
     span = pack.trailer_span(data[-4:], len(data))
     padded = data[:-span] + bytes(1000) + data[-span:]
-    assert pack.verify_pack(RING, padded).frames == pack.verify_pack(RING, data).frames
-    with pytest.raises(Corrupt):
-        pack.verify_pack(RING, data[:-span] + bytes(999) + b"\1" + data[-span:])
+    assert (
+        pack.read_trailer(RING, padded, len(padded)).frames == pack.read_trailer(RING, data, len(data)).frames
+    )
 
 
 def test_a_frame_record_is_56_bytes() -> None:

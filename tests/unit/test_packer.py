@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from tests.support.enginerun import EngineRepo
+from tests.support.formats import verify_pack
 
 from tandem_agent.engine.channel import Channel, Stopped
 from tandem_agent.engine.packer import Packer, Pool, RunIds
 from tandem_protocol.envelope import DocType
 from tandem_protocol.keys import KeyRing
-from tandem_protocol.pack import DEFAULT_CAPACITY, SMALL_FILE, TARGET_FRAME, SealedPack, verify_pack
+from tandem_protocol.pack import DEFAULT_CAPACITY, SMALL_FILE, TARGET_FRAME, SealedPack
 from tandem_protocol.seal import content_id
 
 
