@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from tests.model import agent, choosing, contact, taking, things
 from tests.model.choosing import live_of, restorable
-from tests.model.context import BACKUP, BUDGET, Context
+from tests.model.context import BACKUP, BUDGET, Context, spend
 from tests.model.looking import epoch_of, glance
+from tests.model.steps import is_genuine
 from tests.model.things import DAMAGED, NUMBERS, bits
 from tests.model.world import IDENTITY_DAMAGED, NOTHING, RUNNING, STOPPED, Inst, Row, State
 
@@ -50,6 +51,7 @@ _UNLIMITED = tuple(
     1 if what in ("sync", "full", "collect", "purge", "repair", "takeover", "replace") else 0
     for what in BUDGET
 )
+_WITH_BACKUP = spend(_UNLIMITED, BACKUP, -1)
 
 
 def _comes_right(ctx: Context, state: State) -> str:
@@ -68,6 +70,13 @@ def _comes_right(ctx: Context, state: State) -> str:
         calm = _operate(ctx, calm, i, "sync")
     if isinstance(calm, str):
         return calm
+    if is_genuine(calm, i):
+        # It is found by the next write at the latest.
+        written = _operate(ctx, calm._replace(budget=_WITH_BACKUP), i, "backup")
+        if isinstance(written, str):
+            return written
+        if written.insts[i].active == STOPPED:
+            calm = written._replace(budget=_UNLIMITED)
     if calm.insts[i].active == STOPPED:
         calm, i = _taken_over(ctx, calm)
         if not isinstance(calm, str):
@@ -127,7 +136,9 @@ def _replaced(ctx: Context, state: State, i: int) -> State | str:
 
 
 def _operate(ctx: Context, state: State, i: int, purpose: str, tier: int = -1) -> State | str:
-    """One operation in which everything goes well."""
+    """One operation in which everything goes well; nothing, if it has ended with exit code 4 before."""
+    if state.insts[i].active == STOPPED:
+        return state
     return _run_out(ctx, contact.contact(ctx, state, i, purpose, 0, tier), i)
 
 
@@ -208,10 +219,8 @@ def _can_back_up(ctx: Context, state: State, i: int, choices: list[int]) -> str:
         return ""
     if _is_taking_over(state.insts[i]):
         return ""
-    budget = list(state.budget)
-    budget[BACKUP] = 1
     for there in choices:
-        begun = contact.contact(ctx, state._replace(budget=tuple(budget)), i, "backup", ~there)
+        begun = contact.contact(ctx, state._replace(budget=_WITH_BACKUP), i, "backup", ~there)
         begun = _run_out(ctx, begun, i)
         if isinstance(begun, str):
             return begun

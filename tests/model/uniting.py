@@ -82,7 +82,7 @@ def taken_over(ctx: Context, inst: Inst, asked: Intent, sides: tuple[SideKey, ..
         row = Row(start=asked.number, missing=1 << asked.number, last=0, imported=imported >> t & 1)
         if t in present:
             side = real[[at for at, _ in sides].index(t)]
-            row = row._replace(lacking=mask_of(joining.lacking(side, live)))
+            row = row._replace(generation=present[t].ident or 1, lacking=mask_of(joining.lacking(side, live)))
         rows.append(row)
     journal = put((0,) * NUMBERS, asked.number, code)
     return inst._replace(journal=journal, rows=tuple(rows), intent=asked._replace(decided=1, epoch=0))
