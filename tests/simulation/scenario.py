@@ -230,7 +230,7 @@ class Scenario:
         if "roll back" in self.faults and make.random() < 0.1:
             storage.at[when] = lambda: self.back_in_time(storage)
         elif "flip object" in self.faults and make.random() < 0.1:
-            storage.at[when] = lambda: self.flip_one(storage, ("packs/", "index/", "snapshots/", "keys/"))
+            storage.at[when] = lambda: self.flip_object(storage)
         elif "roll back" in self.faults:
             storage.at[when] = lambda: storage.images.append(dict(storage.shared))
 
@@ -252,8 +252,13 @@ class Scenario:
                 self.images.append((machine.copied_disk(), self.world.now, machine))
 
     async def flip(self) -> None:
-        storage = self.world.storages[self.make.choice(self.harmed)]
-        self.flip_one(storage, ("packs/", "index/", "snapshots/", "keys/"))
+        self.flip_object(self.world.storages[self.make.choice(self.harmed)])
+
+    def flip_object(self, storage: Storage) -> None:
+        starts: tuple[str, ...] = ("packs/", "index/", "snapshots/", "keys/")
+        if storage.name != self.harmed[0]:
+            starts = starts[:3]  # a passphrase that opens nothing anywhere is the end of all
+        self.flip_one(storage, starts)
 
     async def flip_history(self) -> None:
         storage = self.world.storages[self.make.choice(self.harmed)]
