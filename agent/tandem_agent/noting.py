@@ -13,8 +13,6 @@ from tandem_agent.engine.fetch import Damage
 from tandem_agent.state import State, TierRow
 from tandem_agent.wiring import open_state, process_lock
 from tandem_protocol.errors import TandemError
-from tandem_protocol.planning import TierFacts
-from tandem_protocol.verdict import State as TierState
 
 
 def note_damage(config: Config, damage: Iterable[Damage]) -> list[str]:
@@ -40,8 +38,7 @@ def note_damage(config: Config, damage: Iterable[Damage]) -> list[str]:
 def _note(state: State, row: TierRow, names: set[bytes]) -> int:
     """How many of ``names`` were believed to be good on the tier until now."""
     live = state.live_among(names)
-    missing, lacking = frozenset(state.missing(row.id)), frozenset(state.lacking(row.id))
-    facts = TierFacts(row.id, TierState.LAGGING, row.to_compare, missing, lacking, row.floor, row.imported)
+    facts = state.facts(row.id)
     worse = [name for name, found in live.items() if facts.holds_last(found)]
     state.add_lacking(row.id, worse)
     return len(worse)

@@ -32,9 +32,7 @@ from tandem_agent.wiring import (
 from tandem_protocol.errors import Busy, Corrupt, Missing, NoTierReachable, Refused, TandemError, Unavailable
 from tandem_protocol.identity import MAX_SIZE, decode_identity
 from tandem_protocol.names import EPOCHS, IDENTITY, parse_epoch, record_path
-from tandem_protocol.planning import TierFacts
 from tandem_protocol.store import Store
-from tandem_protocol.verdict import State as TierState
 
 READ_ATTEMPTS = 3
 """Where another tier can answer instead, and at a first contact, a dead link is not retried for long."""
@@ -132,8 +130,7 @@ def _row(rows: dict[str, TierRow], tier: TierConfig) -> TierRow:
 def _holder(state: State, row: TierRow, live: Objects) -> Callable[[bytes], bool]:
     """Whether a tier is known to hold an object. One that must be compared again may still have it, and
     every block is verified, so there it is asked."""
-    missing, lacking = frozenset(state.missing(row.id)), frozenset(state.lacking(row.id))
-    facts = TierFacts(row.id, TierState.LAGGING, False, missing, lacking, row.floor)
+    facts = dataclasses.replace(state.facts(row.id), to_compare=False)
     return lambda name: name in live and facts.holds_last(live[name])
 
 

@@ -22,10 +22,8 @@ from tandem_agent.wiring import Agent, make_retrying
 from tandem_protocol import names
 from tandem_protocol.errors import Corrupt, Exists, Missing, NoTierReachable, Refused, Usage
 from tandem_protocol.identity import MAX_SIZE, Identity, decode_identity
-from tandem_protocol.planning import TierFacts
 from tandem_protocol.revision import Kind, Record
 from tandem_protocol.store import Store
-from tandem_protocol.verdict import State as TierState
 
 ATTEMPTS = 3
 """Somebody is watching: say soon that a place cannot be reached."""
@@ -150,14 +148,9 @@ def _total(state: State) -> tuple[int, int]:
 def _only_on(state: State, row: TierRow) -> tuple[int, int]:
     """Objects and bytes of what is live and not known to be good on any other tier."""
     others = [other for other in state.tiers() if other.id != row.id]
-    held = [_facts(state, other) for other in others]
+    held = [state.facts(other.id) for other in others]
     lost = [o for o in state.live().values() if o.live_on(row.id) and not any(f.holds_last(o) for f in held)]
     return len(lost), sum(found.size for found in lost)
-
-
-def _facts(state: State, row: TierRow) -> TierFacts:
-    missing, lacking = frozenset(state.missing(row.id)), frozenset(state.lacking(row.id))
-    return TierFacts(row.id, TierState.LAGGING, row.to_compare, missing, lacking, row.floor, row.imported)
 
 
 async def _identity_at(config: Config, tier: TierConfig, make_root: bool) -> Identity | None:

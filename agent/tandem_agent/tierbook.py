@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tandem_agent.database import Database
+from tandem_protocol.history import Live
 from tandem_protocol.identity import Identity, decode_identity
+from tandem_protocol.planning import TierFacts
+from tandem_protocol.verdict import State as TierState
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,24 @@ class TierBook:
         """Whether the tier holds every revision with nothing lacking."""
         missing = self._db.row("SELECT 1 FROM missing WHERE tier = ? LIMIT 1", (tier,))
         return missing is None and not self.lacks_something(tier)
+
+    def facts(self, tier: bytes, state: TierState = TierState.LAGGING) -> TierFacts:
+        """What planning needs to know of a tier that is ``state`` now."""
+        return self._facts(tier, state, self.missing(tier), self.lacking(tier))
+
+    def facts_about(self, tier: bytes, live: Live, state: TierState) -> TierFacts:
+        """The same as far as it concerns ``live``, a few objects: at a cost that does not grow with all that the
+        tier misses. Says nothing of what else it lacks."""
+        missing = {o.added for o in live.values() if self.is_missing(tier, o.added)}
+        return self._facts(tier, state, missing, {name for name in live if self.is_lacking(tier, name)})
+
+    def _facts(
+        self, tier: bytes, state: TierState, missing: Iterable[int], lacking: Iterable[bytes]
+    ) -> TierFacts:
+        row = self.tier(tier)
+        return TierFacts(
+            tier, state, row.to_compare, frozenset(missing), frozenset(lacking), row.floor, row.imported
+        )
 
     def highest_held(self, tier: bytes) -> int:
         """The highest revision that the tier holds; 0 for none."""

@@ -13,9 +13,8 @@ from tests.support.statefolder import Folder, decide
 from tandem_agent.state import State
 from tandem_protocol.history import LiveObject
 from tandem_protocol.names import ObjectType
-from tandem_protocol.planning import TierFacts, choose_targets, lacks
+from tandem_protocol.planning import choose_targets, lacks
 from tandem_protocol.revision import ObjectRef, Removal
-from tandem_protocol.verdict import State as TierState
 
 TIERS = [TIER, OTHER_TIER]
 
@@ -65,12 +64,6 @@ def fill(state: State, make: random.Random) -> None:
         state._db.change("UPDATE tiers SET floor = ? WHERE id = ?", (floor, TIER))
 
 
-def facts_of(state: State, tier: bytes) -> TierFacts:
-    row = state.tier(tier)
-    missing, lacking = frozenset(state.missing(tier)), frozenset(state.lacking(tier))
-    return TierFacts(tier, TierState.LAGGING, row.to_compare, missing, lacking, row.floor)
-
-
 def by_name(found: list[LiveObject]) -> list[LiveObject]:
     return sorted(found, key=lambda o: o.name)
 
@@ -86,7 +79,7 @@ def test_answers_about_some_are_those_about_all(state: State, seed: int) -> None
     assert [o for piece in named for o in piece] == by_name(list(live.values())), seed
     assert state.live_keys() == state.live_of(ObjectType.KEY), seed
     assert [state.live_count(most) for most in (0, 3, 10**6)] == [0, min(3, len(live)), len(live)]
-    every = [facts_of(state, tier) for tier in TIERS]
+    every = [state.facts(tier) for tier in TIERS]
     for facts in every:
         lacked = lacks(facts, live)
         assert by_name(lacks(facts, state.lacked(facts.tier_id))) == by_name(lacked), seed

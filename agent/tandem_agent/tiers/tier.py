@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from tandem_agent.state import State, TierRow, now_text
@@ -26,7 +26,7 @@ from tandem_protocol.errors import (
     TandemError,
     Unavailable,
 )
-from tandem_protocol.history import LiveObject
+from tandem_protocol.history import Live
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.names import ObjectType
 from tandem_protocol.planning import TierFacts
@@ -99,26 +99,11 @@ class Tier:
 
     def facts(self) -> TierFacts:
         """What planning needs to know of this tier, as of now."""
-        missing = frozenset(self._state.missing(self.id))
-        lacking = frozenset(self._state.lacking(self.id))
-        row = self.row
-        return TierFacts(self.id, self.state, row.to_compare, missing, lacking, row.floor, row.imported)
+        return self._state.facts(self.id, self.state)
 
-    def facts_about(self, live: Mapping[bytes, LiveObject]) -> TierFacts:
-        """The same as far as it concerns ``live``, a few objects: at a cost that does not grow with all that the
-        tier misses. Says nothing of what else it lacks."""
-        missing = {o.added for o in live.values() if self._state.is_missing(self.id, o.added)}
-        lacking = {name for name in live if self._state.is_lacking(self.id, name)}
-        row = self.row
-        return TierFacts(
-            self.id,
-            self.state,
-            row.to_compare,
-            frozenset(missing),
-            frozenset(lacking),
-            row.floor,
-            row.imported,
-        )
+    def facts_about(self, live: Live) -> TierFacts:
+        """The same as far as it concerns ``live``, a few objects: see `TierBook.facts_about`."""
+        return self._state.facts_about(self.id, live, self.state)
 
     @property
     def is_complete(self) -> bool:
