@@ -139,7 +139,7 @@ async def _attempt(
         readers(agent.tiers),
         packs=lambda: agent.state.live_of(ObjectType.PACK),
     )
-    cache = FilesCache(os.path.join(agent.cache_dir, "files.sqlite"), agent.ring.repository_id)
+    cache = FilesCache(os.path.join(agent.cache_dir, "files.sqlite"), _cache_owner(agent))
     writer: BackupWriter | None = None
     try:
         writer = await BackupWriter.begin(agent, targets, index, progress, about, wait_s)
@@ -161,6 +161,14 @@ async def _attempt(
     finally:
         cache.close()
         index.close()
+
+
+def _cache_owner(agent: Agent) -> bytes:
+    """Who may believe what a files cache remembers by numbers of revisions: this installation alone. After a takeover
+    without the old state the same numbers may mean something else."""
+    setup = agent.state.setup()
+    assert setup is not None
+    return setup.repository_id + setup.installation.id
 
 
 def _reason(fault: BaseException) -> str:

@@ -36,7 +36,8 @@ def list_backups(state: State) -> list[BackupInfo]:
     rows = state.tiers()
     found = []
     for number, info in state.backups():
-        tiers = [row.name for row in rows if state.is_on(number, row.id)]
+        held_by = info.get("united", number)
+        tiers = [row.name for row in rows if state.is_on(held_by, row.id)]
         found.append(info_of(number, info, tiers))
     return found
 

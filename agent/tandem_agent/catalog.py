@@ -34,7 +34,8 @@ RECOVERED = "its record could not be read; it was found again by its snapshot"
 
 
 def encode_catalog(backups: Sequence[Listed]) -> list[list[Any]]:
-    """For the sealed details of a base; ``backups`` oldest first. Warnings are left out: each has its own record."""
+    """For the sealed details of a base; ``backups`` oldest first. Warnings are left out: each has its own record; and
+    what united them with our history: that is our own state's."""
     pieces: list[list[Any]] = []
     size = 0
     for end in range(len(backups), 0, -CHUNK):
@@ -49,7 +50,7 @@ def encode_catalog(backups: Sequence[Listed]) -> list[list[Any]]:
 
 
 def _short(about: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in about.items() if key != "warnings"}
+    return {key: value for key, value in about.items() if key not in ("warnings", "united")}
 
 
 def decode_catalog(details: Mapping[str, Any]) -> list[Listed]:

@@ -322,8 +322,7 @@ class State(TierBook, LiveBook):
             self.decide(record, revived=live)
             for start in tiers:
                 self.start_tier(start, record.number)
-            for number, about in backups:
-                self.list_backup(number, about)
+            self._list_united(record, backups)
             self._add_ancestors(ancestors)
 
     def join(
@@ -347,10 +346,15 @@ class State(TierBook, LiveBook):
                     )
             for start in starts:
                 self.start_tier(start, record.number)
-            for number, about in backups:
-                self.list_backup(number, about)
+            self._list_united(record, backups)
             self._add_ancestors(ancestors)
             self.end_intent()
+
+    def _list_united(self, base: Record, backups: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Their numbers are those of another history, and may be ours of something else: what says where they are
+        is ``base``, which brought them in."""
+        for number, about in backups:
+            self.list_backup(number, {**about, "united": base.number})
 
     def ancestors(self) -> set[bytes]:
         """Hashes of all records that our history descends from, as far as they were ever read."""
