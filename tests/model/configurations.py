@@ -32,11 +32,13 @@ class Configuration:
         disk = Disk(
             1,
             put((0,) * EPOCHS, 1, cert),
-            put(NOTHING, 1, things.claim(cert, nonce, 1)),
+            put(NOTHING, 1, things.claim(cert, nonce, 1, 0)),
             put(NOTHING, 1, record),
         )
         first = disk._replace(snap=tuple(disk)) if self.kept else disk
-        inst = Inst(RUNNING, cert, put(NOTHING, 1, record), None, (Row(),) * self.tiers)
+        inst = Inst(
+            RUNNING, cert, put(NOTHING, 1, record), None, (Row(claims=((1, disk.claims[1]),)),) * self.tiers
+        )
         return State((first, *(disk,) * (self.tiers - 1)), (inst,), (), self.budget)
 
 
@@ -82,6 +84,7 @@ ALL: tuple[Configuration, ...] = (
     configuration("clone and checkpoint", backup=1, long=1, cut=1, crash=1, clone=1),
     configuration("clone and prune", backup=2, prune=1, cut=1, clone=1, collect=1, purge=1),
     configuration("clone, three tiers", tiers=3, backup=2, cut=2, clone=1),
+    configuration("clone and roll-back", in_turn=True, kept=True, backup=2, cut=1, crash=1, clone=1, roll=1),
     configuration("clone and takeover", backup=2, cut=1, clone=1, **_TAKEOVER),
     # Takeover.
     configuration("takeover", backup=2, cut=2, crash=1, **_TAKEOVER),

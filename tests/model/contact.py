@@ -212,7 +212,7 @@ def claims_put(ctx: Context, inst: Inst, row: Row, disk: Disk, numbers: int) -> 
     fenced = fence_of(inst, row) if ctx.rules.fence_stays and ctx.rules.claims_too else 0
     for number in bits(numbers):
         if after is not None and number != fenced:
-            after = put_claim(ctx, after, inst.cert, things.docs[inst.journal[number]].nonce, number)
+            after = put_claim(ctx, after, inst, things.docs[inst.journal[number]].nonce, number)
     return after
 
 

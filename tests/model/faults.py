@@ -51,11 +51,11 @@ def faults(ctx: Context, state: State) -> list[Step]:
     if budget[CLONE] and len(state.insts) < 3:
         twin = state.insts[0]
         if twin.active == RUNNING:
-            insts = (*state.insts, twin._replace(run=None))
+            insts = (*state.insts, twin._replace(run=None, writer=len(state.insts)))
             steps.append(("0 is cloned", state._replace(insts=insts, budget=spend(budget, CLONE))))
     if budget[FRESH] and len(state.insts) < 3:
         rows = tuple(Row(start=0, last=0, imported=0) for _ in state.disks)
-        fresh = Inst(RUNNING, 0, NOTHING, None, rows)
+        fresh = Inst(RUNNING, 0, NOTHING, None, rows, writer=len(state.insts))
         after = state._replace(insts=(*state.insts, fresh), budget=spend(budget, FRESH))
         steps.append(("another installation comes", after))
     for t, disk in enumerate(state.disks):
@@ -79,7 +79,7 @@ def _on_tier(ctx: Context, state: State, t: int, disk: Disk) -> list[Step]:
     if disk.snap and tuple(disk._replace(snap=())) != disk.snap:
         kept = Disk(*disk.snap)  # type: ignore[arg-type]
         # What was good again before is not forgiven.
-        back = kept._replace(gone=kept.gone & disk.gone)
+        back = kept._replace(gone=kept.gone & disk.gone, era=disk.era + 1)
         if budget[ROLL]:
             struck(f"{t} is rolled back", back, ROLL, rolled=True)
         if budget[ROLL_AWAY] and any(inst.run is not None for inst in state.insts):

@@ -71,6 +71,11 @@ def look(
         inst = _forgotten(ctx, inst, t)
     if seen.repairs and ctx.rules.mend:
         disk = _mended(disk, inst, t, seen.repairs)
+        row = inst.rows[t]
+        claims = tuple(
+            (n, disk.claims[n] if ("claim", n) in seen.repairs else code) for n, code in row.claims
+        )
+        inst = with_row(inst, t, row._replace(claims=claims))
     return disk, inst, seen, broken
 
 
@@ -86,7 +91,13 @@ def _forgotten(ctx: Context, inst: Inst, t: int) -> Inst:
         inst,
         t,
         row._replace(
-            missing=missing, confirmed=0, written=0, last=0, compare=1, imported=0 if late else row.imported
+            missing=missing,
+            confirmed=0,
+            written=0,
+            claims=(),
+            last=0,
+            compare=1,
+            imported=0 if late else row.imported,
         ),
     )
 
@@ -100,7 +111,9 @@ def _mended(disk: Disk, inst: Inst, t: int, repairs: tuple[tuple[str, int], ...]
             disk = disk._replace(epochs=put(disk.epochs, number, ours))
         elif what == "claim":
             nonce = things.docs[inst.journal[number]].nonce
-            disk = disk._replace(claims=put(disk.claims, number, claim(inst.cert, nonce, number)))
+            disk = disk._replace(
+                claims=put(disk.claims, number, claim(inst.cert, nonce, number, inst.writer, disk.era))
+            )
         else:
             disk = disk._replace(records=put(disk.records, number, inst.journal[number]))
     return disk
@@ -116,8 +129,15 @@ def _judged(ctx: Context, disk: Disk, inst: Inst, t: int, first: bool) -> Look:
         case = ALARM
     if case is ALARM and not ctx.rules.foreign_own:
         case, state = Case.ROLLED_BACK, TierState.LAGGING
+    if case is Case.LEVEL and ctx.rules.claim_bytes and _is_copied(disk, inst.rows[t]):
+        case, state = ALARM, TierState.BLOCKED
     top = max((n for n, at in seen.numbers.items() if at.claim or at.record), default=0)
     return Look(case, state, top, tuple((r.what, r.number) for r in verdict.repairs))
+
+
+def _is_copied(disk: Disk, row: Row) -> bool:
+    """Whether a claim with our nonce is not the one that stood there when its record was confirmed."""
+    return any(disk.claims[n] > DAMAGED and disk.claims[n] != code for n, code in row.claims)
 
 
 def _believed(ctx: Context, inst: Inst, t: int) -> Believed:
@@ -204,7 +224,7 @@ def _seen_number(ctx: Context, disk: Disk, inst: Inst, n: int, t: int) -> SeenNu
         Fault.DAMAGED if written == DAMAGED else things.real_record(written) if written else None,
     )
     if not ctx.rules.claims_too and at.claim is None and ours and written:
-        at = replace(at, claim=things.real_claim(claim(inst.cert, things.docs[ours].nonce, n)))
+        at = replace(at, claim=things.real_claim(claim(inst.cert, things.docs[ours].nonce, n, inst.writer)))
     if not ctx.rules.by_number:
         at = _as_heard(at, claimed, written, inst, n)
     return at
@@ -218,7 +238,9 @@ def _claim_on(claimed: int, inst: Inst, t: int) -> Claim:
 def _as_heard(at: SeenNumber, claimed: int, written: int, inst: Inst, n: int) -> SeenNumber:
     """A mutant: what was once heard of is taken for what ought to stand there."""
     ours = inst.journal[n]
-    right_claim = things.real_claim(claim(inst.cert, things.docs[ours].nonce, n)) if ours else None
+    right_claim = (
+        things.real_claim(claim(inst.cert, things.docs[ours].nonce, n, inst.writer)) if ours else None
+    )
     right_record = things.real_record(ours) if ours else None
     if claimed > DAMAGED and things.real_claim(claimed).nonce in inst.heard:
         at = replace(at, claim=right_claim)

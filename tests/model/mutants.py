@@ -58,11 +58,12 @@ BUDGETS: dict[str, dict[str, int]] = {
     "lacking_first": {"backup": 1, "vanish": 1, "cut": 2, "snap": 1, "roll": 1},
     "closings_ours": {"backup": 2, "cut": 5, "crash": 1, "fresh": 1, "takeover": 1, "in_turn": 1},
     "mark_sizes": {"backup": 1, "vanish": 1, "snap": 1, "roll": 1},
+    "claim_bytes": {"backup": 2, "clone": 1, "crash": 1, "kept": 1, "roll": 1, "in_turn": 1},
     "raise_after_loss": {"backup": 1, "fresh": 1, "takeover": 1},
 }
 
 
-SLOW = ("past_gaps", "by_number", "fence_stays", "closings_ours", "last_created")
+SLOW = ("past_gaps", "by_number", "fence_stays", "closings_ours", "last_created", "claim_bytes")
 """Found only after tens of thousands of states: for the long form."""
 
 

@@ -108,7 +108,7 @@ def _taken_over(ctx: Context, state: State, i: int = -1) -> tuple[State | str, i
     if i < 0:
         rows = tuple(Row(start=0, last=0, imported=0) for _ in state.disks)
         i = len(state.insts)
-        state = state._replace(insts=(*state.insts, Inst(RUNNING, 0, NOTHING, None, rows)))
+        state = state._replace(insts=(*state.insts, Inst(RUNNING, 0, NOTHING, None, rows, writer=i)))
     for _ in range(3):
         calm = _run_out(ctx, taking.begin(ctx, state, i, 0), i)
         if isinstance(calm, str):

@@ -67,6 +67,7 @@ FOUND = {
     "lacking_first": "what is copied where its record stands already is lacking first",
     "closings_ours": "what a join closed is known as ours when it was stopped half-way",
     "mark_sizes": "what a mark stands for is looked for once more when it stands",
+    "claim_bytes": "a claim that is not the one that stood there when its record was confirmed is a clone's",
     "raise_after_loss": "a takeover that lost its number goes on with a higher one",
 }
 """Rules that this search found to be missing."""
@@ -84,7 +85,7 @@ class Rules:
     last_on_checkpointed = on_needs_before = dedup_good = dedup_index = dedup_last_added = True
     announce_once = dedup_per_tier = base_lacking = no_mirror = exclusive = numbers_once = True
     join_voids = rollback_own = foreign_own = holds_durable = dedup_all = purge_look = repair_all = True
-    mark_sizes = close_foreign = fence_stays = list_again = sync_sizes = mark = last_created = (
+    claim_bytes = mark_sizes = close_foreign = fence_stays = list_again = sync_sizes = mark = last_created = (
         lacking_first
     ) = closings_ours = dedup_everywhere = raise_after_loss = True
 

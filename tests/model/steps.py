@@ -15,9 +15,11 @@ from tests.model.world import (
     Backup,
     Disk,
     Inst,
+    Row,
     Run,
     State,
     head_of,
+    highest_held,
     put,
     revision_of,
     with_disk,
@@ -118,13 +120,15 @@ def put_epoch(ctx: Context, disk: Disk, cert: int) -> Disk | None:
     return disk._replace(epochs=put(disk.epochs, epoch, cert))
 
 
-def put_claim(ctx: Context, disk: Disk, cert: int, nonce: int, number: int) -> Disk | None:
+def put_claim(ctx: Context, disk: Disk, inst: Inst, nonce: int, number: int) -> Disk | None:
     there = disk.claims[number]
     if there > DAMAGED and things.real_claim(there).nonce == nonce.to_bytes(24, "big"):
         return disk
     if there and ctx.rules.exclusive:
         return None
-    return disk._replace(claims=put(disk.claims, number, claim(cert, nonce, number)))
+    return disk._replace(
+        claims=put(disk.claims, number, claim(inst.cert, nonce, number, inst.writer, disk.era))
+    )
 
 
 def put_record(ctx: Context, disk: Disk, code: int) -> Disk | None:
@@ -220,7 +224,16 @@ def confirmed(
         written=row.written & ~numbers,
         floor=0 if numbers >> row.floor & 1 else row.floor,
     )
+    row = row._replace(claims=_remembered(inst, row, state.disks[t], numbers))
     return believed(ctx, with_inst(state, i, with_row(inst, t, row)), i, t, late)
+
+
+def _remembered(inst: Inst, row: Row, disk: Disk, numbers: int) -> tuple[tuple[int, int], ...]:
+    """The claims of the highest held and the last written, as they stand there now if they were just looked at."""
+    before = dict(row.claims)
+    wanted = {highest_held(inst.journal, row), row.last} - {0}
+    claims = {n: disk.claims[n] if numbers >> n & 1 else before.get(n, 0) for n in wanted}
+    return tuple(sorted((n, code) for n, code in claims.items() if code > DAMAGED))
 
 
 def noted_lacking(inst: Inst, t: int, mask: int) -> Inst:

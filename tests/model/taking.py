@@ -98,7 +98,7 @@ def fence(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     assert asked is not None
     label = f"{i} fences {t} with epoch {things.real_certificate(inst.cert).epoch} and claim {asked.number}"
     first = put_epoch(ctx, state.disks[t], inst.cert)
-    disk = None if first is None else put_claim(ctx, first, inst.cert, asked.nonce, asked.number)
+    disk = None if first is None else put_claim(ctx, first, inst, asked.nonce, asked.number)
     if first is None or disk is None:
         # The epoch file stays, if it was not that one.
         half = state if first is None else state._replace(disks=with_disk(state.disks, t, first))

@@ -107,8 +107,9 @@ def certificate(installation: int, epoch: int) -> int:
     return code
 
 
-def claim(cert: int, nonce_: int, number: int) -> int:
-    code, new = _intern(("claim", cert, nonce_, number))
+def claim(cert: int, nonce_: int, number: int, writer: int, era: int = 0) -> int:
+    """The code of a claim as ``writer`` makes it in an ``era``: its bytes are never the same, be the nonce the same."""
+    code, new = _intern(("claim", cert, nonce_, number, writer, era))
     if new:
         _claims[code] = Claim(
             REPOSITORY, b"", number, _certificates[cert], nonce_.to_bytes(24, "big"), (), b"", b""

@@ -17,9 +17,9 @@ IDLE, RUNNING, STOPPED = 0, 1, 2
 
 class Disk(NamedTuple):
     """What stands on one tier. ``ident``: 0 none, 255 damaged, else the generation of its id; documents by
-    number or epoch; objects as masks: there, there but rotten,
-    vanished by a fault (ghost), in quarantine. ``snap``: what the storage will
-    be rolled back to, () for nothing kept."""
+    number or epoch; objects as masks: there, there but rotten, vanished by a fault (ghost), in quarantine. ``era``
+    (ghost): how often it was rolled back, because a claim that is made again has other bytes. ``snap``: what the
+    storage will be rolled back to, () for nothing kept."""
 
     ident: int
     epochs: tuple[int, ...]
@@ -29,13 +29,15 @@ class Disk(NamedTuple):
     bad: int = 0
     gone: int = 0
     quar: int = 0
+    era: int = 0
     snap: tuple[object, ...] = ()
 
 
 class Row(NamedTuple):
     """What an installation durably knows of a tier; masks of numbers (missing, confirmed) and objects. ``closed``:
     numbers of others that a join ended there, and by which record; ``written``: revisions that this tier was a target
-    of when they were decided, and that are not confirmed yet."""
+    of when they were decided, and that are not confirmed yet; ``claims``: of the highest held and the
+    last written, as they stood there."""
 
     start: int = 1
     missing: int = 0
@@ -48,6 +50,7 @@ class Row(NamedTuple):
     floor: int = 0
     closed: tuple[tuple[int, int], ...] = ()
     written: int = 0
+    claims: tuple[tuple[int, int], ...] = ()
 
 
 class Intent(NamedTuple):
@@ -92,7 +95,7 @@ class Run(NamedTuple):
 
 
 class Inst(NamedTuple):
-    """One installation. ``draws``: nonces drawn so far, counted only where a mutant uses numbers again."""
+    """One installation, ``writer`` by its place: a clone has the certificate of its original, and another place."""
 
     active: int
     cert: int
@@ -102,6 +105,7 @@ class Inst(NamedTuple):
     run: Run | None = None
     unannounced: int = 0
     """Ghost: tiers that were rolled back and of which this installation has not spoken yet."""
+    writer: int = 0
     heard: tuple[bytes, ...] = ()
     """Nonces imported, kept only for the mutant that judges by them."""
 

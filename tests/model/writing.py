@@ -73,7 +73,7 @@ def claim(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     steps: list[Step] = []
     disk = put_epoch(ctx, state.disks[t], inst.cert)
     if disk is not None:
-        disk = put_claim(ctx, disk, inst.cert, asked.nonce, asked.number)
+        disk = put_claim(ctx, disk, inst, asked.nonce, asked.number)
     if disk is None:
         after, seen = visit(ctx, state, i, t)
         went = (
