@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from tandem_agent.backups import BackupInfo, info_of
-from tandem_agent.catalog import told_backups
+from tandem_agent.catalog import recovered, told_backups
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.engine.fetch import Damage, Fetcher, NamedStore
 from tandem_protocol.browse import StoredHistory, history_from_store
@@ -26,6 +26,7 @@ from tandem_protocol.index import PackEntry, decode_segment
 from tandem_protocol.keys import KeyRing, check_ring_matches
 from tandem_protocol.names import ObjectType, object_folders, parse_object_name
 from tandem_protocol.pack import read_trailer, trailer_span
+from tandem_protocol.snapshot import decode_snapshot
 from tandem_protocol.store import Store
 
 __all__ = ["NamedStore", "RepositoryView", "open_index", "open_store", "update_index"]
@@ -193,7 +194,7 @@ async def open_store(
         tiers = [NamedStore(name, store, live.__contains__)]
         index, notices = await open_index(os.path.join(folder, "index"), ring, live, tiers)
         try:
-            backups = stored_backups(ring, history, live, name)
+            backups = await _stored_backups(Fetcher(ring, tiers), history, live, name)
             yield RepositoryView(ring, live, backups, tiers, index, [*history.notices, *notices])
         finally:
             index.close()
@@ -204,20 +205,33 @@ async def open_store(
 
 
 async def _with_listed(store: Store, history: StoredHistory) -> Objects:
-    """What is live. Where documents were damaged that say so, also the segments and packs that are simply
-    there: nothing is taken on trust, and what was removed is in quarantine, not there."""
+    """What is live. Where documents were damaged that say so, also what is simply there and that nobody is known to
+    have removed: nothing is taken on trust, and a removed pack is in quarantine, or does no harm."""
     if not history.notices:
         return history.live
     live = dict(history.live)
-    for kind in (ObjectType.INDEX, ObjectType.PACK):
+    removed = {r.name for record in history.records for r in record.removed if r.type is ObjectType.SNAPSHOT}
+    for kind in (ObjectType.INDEX, ObjectType.PACK, ObjectType.SNAPSHOT):
         for folder in object_folders(kind):
             async for entry in store.list(folder):
                 name = parse_object_name(entry.name)
-                if name is not None and name not in live:
+                if name is not None and name not in live and name not in removed:
                     live[name] = LiveObject(kind, name, entry.size, 1)
     return live
 
 
-def stored_backups(ring: KeyRing, history: StoredHistory, live: Objects, tier: str) -> list[BackupInfo]:
-    """The backups that one tier tells of, oldest first, also failed ones."""
-    return [info_of(number, about, [tier]) for number, about in told_backups(ring, history.records, live)]
+async def _stored_backups(
+    fetcher: Fetcher, history: StoredHistory, live: Objects, tier: str
+) -> list[BackupInfo]:
+    """The backups that one tier tells of, oldest first, also failed ones; then those that only a snapshot tells of,
+    where documents were damaged."""
+    told = told_backups(fetcher.ring, history.records, live)
+    known = {about.get("snapshot") for _, about in told}
+    for found in live.values() if history.notices else ():
+        if found.type is ObjectType.SNAPSHOT and found.name.hex() not in known:
+            try:
+                snapshot = decode_snapshot(fetcher.ring, await fetcher.whole(found.type, found.name))
+            except (Corrupt, Missing, Unsupported):
+                continue
+            told.append((0, recovered(found.name, snapshot, [str(about["name"]) for _, about in told])))
+    return [info_of(number, about, [tier]) for number, about in told]

@@ -332,9 +332,10 @@ class State(TierBook, LiveBook):
         starts: Iterable[TierStart],
         backups: Iterable[tuple[int, Mapping[str, Any]]],
         ancestors: Iterable[bytes],
+        slots: Mapping[bytes, bytes],
     ) -> None:
         """Decide a join: the late sides in ``starts`` start anew at ``record``, what they had beside our history is
-        live again (``revived``), and no other tier is known to have it."""
+        live again (``revived``; ``slots``: the key slots in it), and no other tier is known to have it."""
         with self._transaction():
             self.decide(record, revived=revived)
             late = {start.identity.tier_id for start in starts}
@@ -347,6 +348,7 @@ class State(TierBook, LiveBook):
             for start in starts:
                 self.start_tier(start, record.number)
             self._list_united(record, backups)
+            self._db.change_each("INSERT OR REPLACE INTO keyslots VALUES (?, ?)", slots.items())
             self._add_ancestors(ancestors)
             self.end_intent()
 

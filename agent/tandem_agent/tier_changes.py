@@ -90,7 +90,7 @@ async def replace_tier(
     change = Change(
         new.name, new.url, *_total(state), *_only_on(state, row), others=[other.name for other in others]
     )
-    _check_loss(change, force)
+    _check_loss(row, change, force)
     identity = await _make_identity(agent, new, found, change, agree)
     tiers = {other.id: other.name for other in others}
     await _change(agent, tiers, identity, new.name, (row.id,), wait_s)
@@ -113,7 +113,7 @@ async def retire_tier(
     if not others:
         raise Refused(f"{name} is the only tier of the repository", "add another one first: tandem tier add")
     change = Change(name, "", 0, 0, *_only_on(agent.state, row), others=[other.name for other in others])
-    _check_loss(change, force)
+    _check_loss(row, change, force)
     if not agree(change):
         raise Usage("nothing was changed", "run it again when you are sure")
     forget()
@@ -131,7 +131,12 @@ def _row_of(state: State, identity: Identity) -> TierRow | None:
     return next((row for row in state.tiers() if row.identity == identity), None)
 
 
-def _check_loss(change: Change, force: bool) -> None:
+def _check_loss(row: TierRow, change: Change, force: bool) -> None:
+    if not row.imported and not force:
+        raise Refused(
+            f"what an earlier installation may have written to tier {change.name} alone was never read here",
+            "connect it and run tandem sync first; if it is lost for ever, --force gives up what only it had",
+        )
     if change.lost_objects and not force:
         raise Refused(
             f"{change.lost_objects} objects ({change.lost_bytes} bytes) are known to be on tier {change.name} only",

@@ -3,19 +3,25 @@ acknowledged stays, where numbers of two histories meet, caches outlive the stat
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.support.machines import PHRASE, Machine, Site
+from tests.support.office import Place
 
 from tandem_agent import keyslots
 from tandem_agent.backup import backup
+from tandem_agent.config import TierConfig
 from tandem_agent.engine import scan
-from tandem_agent.keyslots import key_add
+from tandem_agent.keyslots import key_add, key_list
+from tandem_agent.places import Place as Url
 from tandem_agent.progress import Progress
+from tandem_agent.tier_changes import add_tier, retire_tier
 from tandem_agent.wiring import open_agent
 from tandem_protocol import names
+from tandem_protocol.errors import Refused
 from tandem_protocol.keys import passphrase_slot
 
 
@@ -33,6 +39,15 @@ async def first_with(site: Site, *contents: str) -> tuple[Machine, list[str]]:
     first = site.machine("first")
     await first.init()
     return first, [(await first.backup(content)).id for content in contents]
+
+
+async def with_disk(site: Site, machine: Machine) -> Machine:
+    """``machine`` after it has added a tier that is not filled yet."""
+    site.places["disk"] = Place()
+    new = TierConfig("disk", Url("file", "/disk"))
+    async with open_agent(machine.config, lambda: PHRASE) as agent:
+        await add_tier(agent, new, lambda *_: False, lambda _: True, 0)
+    return Machine(site, replace(machine.config, tiers=(*machine.config.tiers, new)))
 
 
 async def test_a_joined_backup_whose_number_is_one_of_ours_is_not_said_to_be_where_ours_is(
@@ -95,3 +110,72 @@ async def test_a_cache_that_outlives_the_state_is_not_believed(
             await key_add(agent, PHRASE, f"phrase {n}", str(n))
         done = await backup(agent, [str(again.source).encode()], wait_s=0, progress=Progress())
     assert await again.read(done.id, "vault") == "only there"
+
+
+async def test_a_key_that_a_join_brings_in_is_listed_and_kept(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheap = partial(passphrase_slot, memory_kib=8, passes=1, lanes=1)
+    monkeypatch.setattr(keyslots, "passphrase_slot", cheap)
+    first, _ = await first_with(site, "one")
+    site.down("vault")
+    async with open_agent(first.config, lambda: PHRASE) as agent:
+        added = await key_add(agent, PHRASE, "another", "added late", 0)
+    site.down("remote")
+    second = site.machine("second")
+    await second.take_over()
+    site.down()
+    await second.contact()
+    async with open_agent(second.config, lambda: PHRASE) as agent:
+        assert bytes.fromhex(added.id) in agent.state.live_keys()
+        assert added.id in {slot.id for slot in key_list(agent.state)}
+
+
+async def test_one_tier_filled_from_a_base_can_be_read_though_a_list_is_damaged_there(site: Site) -> None:
+    first, ids = await first_with(site, "one", "two")
+    third = await with_disk(site, first)
+    await third.sync()
+    assert await third.read(ids[0], "disk") == "one"
+    for path in site.places["disk"].paths("lists/"):
+        site.places["disk"].damage(path)
+    assert await third.read(ids[0], "disk") == "one"
+
+
+async def test_a_new_tier_that_is_the_only_target_restores_alone(site: Site) -> None:
+    """Not filled yet: what it gets refers to nothing that it has not."""
+    first, _ = await first_with(site, "one", "two")
+    third = await with_disk(site, first)
+    site.down("vault", "remote")
+    done = await third.backup("two")
+    assert [tier.name for tier in done.tiers if tier.has_it] == ["disk"]
+    assert await third.read(done.id, "disk") == "two"
+
+
+async def test_a_tier_filled_from_a_base_can_be_read_though_its_record_is_damaged_there(site: Site) -> None:
+    first, ids = await first_with(site, "one", "two")
+    third = await with_disk(site, first)
+    await third.sync()
+    for path in site.places["disk"].paths("revisions/"):
+        if path.endswith("record"):
+            site.places["disk"].damage(path)
+    assert await third.read(ids[0], "disk") == "one"
+
+
+async def test_a_late_tier_is_not_retired_as_if_nothing_were_on_it(site: Site) -> None:
+    """What the first wrote there nobody else has; it was acknowledged."""
+    first, _ = await first_with(site, "one")
+    site.down("vault")
+    late = await first.backup("late")
+    site.down("remote")
+    second = site.machine("second")
+    await second.take_over()
+    async with open_agent(second.config, lambda: PHRASE) as agent:
+        with pytest.raises(Refused):
+            await retire_tier(agent, "remote", lambda _: True, False, 0)
+    site.down()
+    async with open_agent(second.config, lambda: PHRASE) as agent:
+        await agent.tiers.contact(1)
+    await second.sync()
+    async with open_agent(second.config, lambda: PHRASE) as agent:
+        await retire_tier(agent, "remote", lambda _: True, False, 0)
+    assert await second.read(late.id, "vault") == "late"

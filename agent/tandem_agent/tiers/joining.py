@@ -18,10 +18,11 @@ from tandem_agent.state import Intent, Setup, TierStart, now_text
 from tandem_agent.tiers.importing import Reading, close_open, highest_listed, read_lists, read_side
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.uniting import FoundBackups, found_backups
-from tandem_protocol.errors import SecondInstallation, TandemError, Unavailable
+from tandem_protocol.errors import Corrupt, Missing, SecondInstallation, TandemError, Unavailable
 from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.joining import Side, Union, highest_number, lacking, records_of, unite
 from tandem_protocol.names import ObjectType, object_name, object_path
+from tandem_protocol.replicate import read_verified
 from tandem_protocol.revision import Kind, ObjectRef, Record, RecordDraft, fresh_nonce, make_record
 
 if TYPE_CHECKING:
@@ -100,9 +101,21 @@ class _Join:
         ]
         listed = {about["id"] for _, about in self._state.backups()}
         new = [(number, about) for number, about in found.listed if about["id"] not in listed]
-        self._state.join(record, revived, starts, new, records)
+        self._state.join(record, revived, starts, new, records, await self._slots(revived))
         for tier in self._late:
             await tier.look()
+
+    async def _slots(self, revived: Sequence[LiveObject]) -> dict[bytes, bytes]:
+        """The key slots among ``revived``, to be kept here as all others are: what opens the repository is listed."""
+        slots: dict[bytes, bytes] = {}
+        for found in revived:
+            for tier in self._late if found.type is ObjectType.KEY else []:
+                try:
+                    slots[found.name] = await read_verified(tier.store, found)
+                    break
+                except (Corrupt, Missing):
+                    continue
+        return slots
 
     async def _import(self, tier: Tier) -> Side:
         reading = _reading(self._tiers, tier)
