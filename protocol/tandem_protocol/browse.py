@@ -7,7 +7,7 @@ slot says under seal, before it believes a word. What is damaged is passed over 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncGenerator, Container
 from dataclasses import dataclass, field
 
 from . import names
@@ -90,15 +90,15 @@ async def read_identity(store: Store) -> Identity:
         ) from None
 
 
-async def _numbers(store: Store) -> AsyncIterator[int]:
-    """Every number that has a record, in any order."""
+async def listed_numbers(store: Store) -> AsyncGenerator[tuple[int, str], None]:
+    """Every number that has a claim or a record, with which of them (`names.parse_numbered`), in any order."""
     async for high in store.list(names.REVISIONS):
         async for middle in store.list(f"{names.REVISIONS}/{high.name}"):
             folder = f"{names.REVISIONS}/{high.name}/{middle.name}"
             async for leaf in store.list(folder):
                 parsed = names.parse_numbered(f"{folder}/{leaf.name}")
-                if parsed is not None and parsed[1] == "record":
-                    yield parsed[0]
+                if parsed is not None:
+                    yield parsed
 
 
 async def _records(store: Store, identity: Identity, notices: list[str]) -> list[Record]:
@@ -115,7 +115,8 @@ async def _records(store: Store, identity: Identity, notices: list[str]) -> list
                 notices.append(f"revision {number} is passed over: {fault}")
                 return None
 
-    numbers = sorted({number async for number in _numbers(store)})  # a listing may repeat itself
+    # A listing may repeat itself.
+    numbers = sorted({number async for number, what in listed_numbers(store) if what == "record"})
     found = await asyncio.gather(*(read(number) for number in numbers))
     return [record for record in found if record is not None]
 
@@ -123,11 +124,16 @@ async def _records(store: Store, identity: Identity, notices: list[str]) -> list
 async def _lists(store: Store, base: Record) -> list[ListEntry]:
     entries: list[ListEntry] = []
     for name in base.lists or ():
-        data = await store.read(object_path(ObjectType.LIST, name), 0, MAX_LIST + 1)
-        if object_name(data) != name:
-            raise Corrupt("a list's bytes are not what its name says")
-        entries += decode_list(data)
+        entries += await read_list(store, name)
     return entries
+
+
+async def read_list(store: Store, name: bytes) -> list[ListEntry]:
+    """The entries of one list object. `Missing` if it is not there, `Corrupt` if it is not what its name says."""
+    data = await store.read(object_path(ObjectType.LIST, name), 0, MAX_LIST + 1)
+    if object_name(data) != name:
+        raise Corrupt("a list's bytes are not what its name says")
+    return await asyncio.to_thread(decode_list, data)
 
 
 async def read_slots(store: Store, notices: list[str], known: Container[bytes] = ()) -> dict[bytes, bytes]:

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from functools import partial
 
 from tandem_protocol import names
+from tandem_protocol.browse import listed_numbers
 from tandem_protocol.replicate import in_parallel
 from tandem_protocol.store import Store
 
@@ -28,17 +29,6 @@ LEAVES_UP_TO = 2
 
 _BRANCH_NAME = re.compile(r"[0-9a-f]{12}")
 _LEAF_NAME = re.compile(r"[0-9a-f]{2}")
-
-
-async def listed_numbers(store: Store) -> AsyncGenerator[tuple[int, str], None]:
-    """Every number that has something, and whether it is a claim or a record."""
-    async for high in store.list(names.REVISIONS):
-        async for middle in store.list(f"{names.REVISIONS}/{high.name}"):
-            folder = f"{names.REVISIONS}/{high.name}/{middle.name}"
-            async for leaf in store.list(folder):
-                parsed = names.parse_numbered(f"{folder}/{leaf.name}")
-                if parsed is not None:
-                    yield parsed
 
 
 async def claims_that_stand(store: Store) -> AsyncGenerator[int, None]:

@@ -6,7 +6,6 @@ mean together is decided in ``tandem_protocol.joining``.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +13,12 @@ from functools import partial
 
 from tandem_agent.state import Takeover
 from tandem_agent.tiers.contact import read_document
-from tandem_agent.tiers.gaps import listed_numbers
 from tandem_protocol import names
+from tandem_protocol.browse import listed_numbers, read_list
 from tandem_protocol.errors import Corrupt, Exists, Missing, Refused
 from tandem_protocol.joining import BELIEVABLE, Lists, Side, lists_wanted, open_numbers, records_of
-from tandem_protocol.lists import MAX_LIST, ListEntry, decode_list
-from tandem_protocol.names import ObjectType, object_folders, object_name, object_path, parse_object_name
+from tandem_protocol.lists import ListEntry
+from tandem_protocol.names import ObjectType, object_folders, parse_object_name
 from tandem_protocol.replicate import in_parallel
 from tandem_protocol.revision import (
     MAX_CERTIFICATE,
@@ -223,7 +222,7 @@ async def read_lists(sides: Sequence[Side], stores: Mapping[bytes, Store], known
     bad: set[bytes] = set()
     while wanted := lists_wanted(records, lists, bad, known):
         for name in sorted(wanted):
-            entries = await _read_list(name, [stores[side.tier_id] for side in sides])
+            entries = await _first_good_list(name, [stores[side.tier_id] for side in sides])
             if entries is None:
                 bad.add(name)
             else:
@@ -231,12 +230,10 @@ async def read_lists(sides: Sequence[Side], stores: Mapping[bytes, Store], known
     return lists
 
 
-async def _read_list(name: bytes, stores: Sequence[Store]) -> list[ListEntry] | None:
+async def _first_good_list(name: bytes, stores: Sequence[Store]) -> list[ListEntry] | None:
     for store in stores:
         try:
-            data = await store.read(object_path(ObjectType.LIST, name), 0, MAX_LIST + 1)
-            if object_name(data) == name:
-                return await asyncio.to_thread(decode_list, data)
+            return await read_list(store, name)
         except (Missing, Corrupt):
             continue
     return None
