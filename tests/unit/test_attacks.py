@@ -3,6 +3,7 @@ acknowledged stays, where numbers of two histories meet, caches outlive the stat
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.support.machines import PHRASE, Machine, Site
 from tests.support.office import Place
 
 from tandem_agent import keyslots
+from tandem_agent.backup import _about as backup_about
 from tandem_agent.backup import backup
 from tandem_agent.config import TierConfig
 from tandem_agent.engine import scan
@@ -19,6 +21,8 @@ from tandem_agent.keyslots import key_add, key_list
 from tandem_agent.places import Place as Url
 from tandem_agent.progress import Progress
 from tandem_agent.tier_changes import add_tier, retire_tier
+from tandem_agent.tiers.targets import reachable_targets
+from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import open_agent
 from tandem_protocol import names
 from tandem_protocol.errors import Refused
@@ -179,3 +183,31 @@ async def test_a_late_tier_is_not_retired_as_if_nothing_were_on_it(site: Site) -
     async with open_agent(second.config, lambda: PHRASE) as agent:
         await retire_tier(agent, "remote", lambda _: True, False, 0)
     assert await second.read(late.id, "vault") == "late"
+
+
+async def test_a_backup_that_came_through_at_its_second_attempt_is_not_forgotten_by_a_join(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One id: the vault knows of the failed attempt, the tier that was away at the takeover of the good one."""
+    first, _ = await first_with(site, "one")
+    about = backup_about(time.time_ns())
+    monkeypatch.setattr("tandem_agent.backup._about", lambda _: dict(about))
+    async with open_agent(first.config, lambda: PHRASE) as agent:
+        targets = await reachable_targets(agent.tiers, 0)
+        revision = await Revision.begin(agent.tiers, targets, Progress(), about)
+        await revision.abort("every tier was lost")
+        await agent.tiers.contact(1)
+    site.down("vault")
+    done = await first.backup("two")
+    assert done.id == about["id"]
+    site.down("remote")
+    second = site.machine("second")
+    await second.take_over()
+    site.down()
+    await second.sync()
+    assert said(second, done.id) == {"vault", "remote"}
+    for tier in site.places:
+        assert await second.read(done.id, tier) == "two"
+    third = site.machine("third")
+    await third.take_over()
+    assert said(third, done.id) == {"vault", "remote"}

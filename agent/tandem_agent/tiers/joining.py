@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tandem_agent.bases import base_details, list_objects, old_lists
+from tandem_agent.catalog import Listed
 from tandem_agent.state import Intent, Setup, TierStart, now_text
 from tandem_agent.tiers.importing import Reading, close_open, highest_listed, read_lists, read_side
 from tandem_agent.tiers.tier import Tier
@@ -99,8 +100,7 @@ class _Join:
             TierStart(tier.row.identity, tier.name, True, _lacking(side, live))
             for tier, side in zip(self._late, sides, strict=True)
         ]
-        listed = {about["id"] for _, about in self._state.backups()}
-        new = [(number, about) for number, about in found.listed if about["id"] not in listed]
+        new = _new_backups(self._state.backups(), found.listed)
         self._state.join(record, revived, starts, new, records, await self._slots(revived))
         for tier in self._late:
             await tier.look()
@@ -150,8 +150,9 @@ class _Join:
         for tier in to:
             await _put_lists(tier, lists)
         refs = tuple(ObjectRef(ObjectType.LIST, object_name(data), len(data)) for data in lists)
-        known = {about["id"] for _, about in self._state.backups()}
-        backups = self._state.backups() + [pair for pair in found.listed if pair[1]["id"] not in known]
+        new = _new_backups(self._state.backups(), found.listed)
+        replaced = {about["id"] for _, about in new}
+        backups = [pair for pair in self._state.backups() if pair[1]["id"] not in replaced] + new
         draft = RecordDraft(
             number,
             self._intent.nonce,
@@ -193,6 +194,16 @@ def _revived(ours: Live, theirs: Mapping[bytes, LiveObject], number: int) -> lis
         elif known.dead - other.dead:
             found.append(replace(known, dead=known.dead & other.dead, added=number))
     return found
+
+
+def _new_backups(ours: Sequence[Listed], found: Sequence[Listed]) -> list[Listed]:
+    """Those of ``found`` that are not listed here, or only as failed: a later attempt came through on the late side."""
+    snapshots = {about["id"]: about.get("snapshot") for _, about in ours}
+    return [
+        (number, about)
+        for number, about in found
+        if about["id"] not in snapshots or (about.get("snapshot") and not snapshots[about["id"]])
+    ]
 
 
 def _lacking(side: Side, live: Live) -> frozenset[bytes]:
