@@ -5,14 +5,15 @@ collection. Needs no key, for an object's name is the hash of its bytes. Decides
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from .errors import Corrupt, Exists, Full, Missing, SecondInstallation, TandemError, Unavailable
 from .history import LiveObject
-from .names import ObjectType, object_folders, object_name, object_path, parse_object_name
+from .names import DAMAGED, ObjectType, object_folders, object_name, object_path, parse_object_name
 from .revision import ObjectRef
 from .store import Store
 
@@ -63,11 +64,25 @@ async def _listed_sizes(store: Store, kinds: Iterable[ObjectType]) -> dict[bytes
     found: dict[bytes, int] = {}
     for kind in sorted(kinds):
         for folder in object_folders(kind):
-            async for entry in store.list(folder):
-                name = parse_object_name(entry.name)
-                if name is not None and not entry.is_folder:
-                    found[name] = entry.size
+            async for name, size in objects_in(store, folder):
+                found[name] = size
     return found
+
+
+async def objects_in(store: Store, folder: str) -> AsyncGenerator[tuple[bytes, int], None]:
+    """Names and sizes in bytes of the objects in ``folder``, in any order."""
+    async for entry in store.list(folder):
+        name = parse_object_name(entry.name)
+        if name is not None and not entry.is_folder:
+            yield name, entry.size
+
+
+async def move_aside(store: Store, path: str) -> None:
+    """Move something damaged to quarantine, under a name of its own; gone already is fine."""
+    try:
+        await store.move(path, f"{DAMAGED}/{path}.{os.urandom(8).hex()}")
+    except Missing:
+        return
 
 
 async def in_parallel(width: int, jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from tandem_protocol import names
 from tandem_protocol.history import LiveObject
 from tandem_protocol.names import ObjectType, object_path
-from tandem_protocol.replicate import in_parallel
+from tandem_protocol.replicate import in_parallel, objects_in
 from tandem_protocol.store import Store
 
 TOGETHER = 8
@@ -72,12 +72,7 @@ async def _compare_folders(store: Store, folders: dict[str, list[LiveObject]]) -
 
 async def _listed(store: Store, folder: str) -> list[tuple[bytes, int]]:
     """Names and sizes of the objects in ``folder``, in order: a store lists in any."""
-    listed = []
-    async for entry in store.list(folder):
-        name = names.parse_object_name(entry.name)
-        if name is not None and not entry.is_folder:
-            listed.append((name, entry.size))
-    return sorted(listed)
+    return sorted([found async for found in objects_in(store, folder)])
 
 
 def merged(live: Iterable[LiveObject], listed: Iterable[tuple[bytes, int]]) -> Iterator[Difference]:

@@ -6,7 +6,6 @@ mean together is decided in ``tandem_protocol.joining``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,8 +17,8 @@ from tandem_protocol.browse import listed_numbers, read_list
 from tandem_protocol.errors import Corrupt, Exists, Missing, Refused
 from tandem_protocol.joining import BELIEVABLE, Lists, Side, lists_wanted, open_numbers, records_of
 from tandem_protocol.lists import ListEntry
-from tandem_protocol.names import ObjectType, object_folders, parse_object_name
-from tandem_protocol.replicate import in_parallel
+from tandem_protocol.names import ObjectType, object_folders
+from tandem_protocol.replicate import in_parallel, move_aside, objects_in
 from tandem_protocol.revision import (
     MAX_CERTIFICATE,
     MAX_CLAIM,
@@ -150,10 +149,8 @@ async def _listing(store: Store) -> dict[bytes, tuple[ObjectType, int]]:
     found: dict[bytes, tuple[ObjectType, int]] = {}
 
     async def read(kind: ObjectType, folder: str) -> None:
-        async for entry in store.list(folder):
-            name = parse_object_name(entry.name)
-            if name is not None and not entry.is_folder:
-                found[name] = (kind, entry.size)
+        async for name, size in objects_in(store, folder):
+            found[name] = (kind, size)
 
     folders = [(kind, folder) for kind in ObjectType for folder in object_folders(kind)]
     await in_parallel(store.parallel, [partial(read, *folder) for folder in folders])
@@ -194,14 +191,6 @@ async def _close(reading: Reading, aborted: Record) -> Record | Fault:
         f"tier {reading.name}: revision {aborted.number} cannot be closed, something goes on writing there",
         "end the other installation and run it again",
     )
-
-
-async def move_aside(store: Store, path: str) -> None:
-    """Move something damaged to quarantine, under a name of its own; gone already is fine."""
-    try:
-        await store.move(path, f"{names.DAMAGED}/{path}.{os.urandom(8).hex()}")
-    except Missing:
-        return
 
 
 async def highest_listed(reading: Reading) -> int:

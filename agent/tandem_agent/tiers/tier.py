@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
@@ -30,6 +29,7 @@ from tandem_protocol.history import Live
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.names import ObjectType
 from tandem_protocol.planning import TierFacts
+from tandem_protocol.replicate import move_aside
 from tandem_protocol.revision import (
     MAX_RECORD,
     Claim,
@@ -375,8 +375,5 @@ class Tier:
             await self._create(path, data, lambda found: found == data, mending=True)
 
     async def move_aside(self, path: str) -> None:
-        """Move something damaged to quarantine, under a name of its own; gone already is fine."""
-        try:
-            await self.store.move(path, f"{names.DAMAGED}/{path}.{os.urandom(8).hex()}")
-        except Missing:
-            return
+        """Move something damaged to quarantine; see `replicate.move_aside`."""
+        await move_aside(self.store, path)
