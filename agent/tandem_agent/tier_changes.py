@@ -80,6 +80,8 @@ async def replace_tier(
     await pin_host_key(config, new, confirm_host_key)
     found = await _identity_at(config, new, make_root=True)
     if found == row.identity:
+        if any(tier.name == new.name and tier.url != new.url for tier in config.tiers):
+            return found  # one that was stopped before the configuration named its place
         raise Refused(
             f"tier {new.name} itself is at {new.url}",
             "put the new disk there, or name the new place: tandem tier replace NAME URL",

@@ -20,7 +20,7 @@ from tandem_agent.engine import scan
 from tandem_agent.keyslots import key_add, key_list
 from tandem_agent.places import Place as Url
 from tandem_agent.progress import Progress
-from tandem_agent.tier_changes import add_tier, retire_tier
+from tandem_agent.tier_changes import add_tier, replace_tier, retire_tier
 from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import open_agent
@@ -211,3 +211,14 @@ async def test_a_backup_that_came_through_at_its_second_attempt_is_not_forgotten
     third = site.machine("third")
     await third.take_over()
     assert said(third, done.id) == {"vault", "remote"}
+
+
+async def test_a_replacement_that_was_stopped_before_the_file_named_its_place_is_gone_on_with(site: Site) -> None:
+    first, _ = await first_with(site, "one")
+    site.down("remote")
+    site.places["new"] = Place()
+    new = TierConfig("remote", Url("file", "/new"))
+    for _ in range(2):
+        async with open_agent(first.config, lambda: PHRASE) as agent:
+            identity = await replace_tier(agent, new, lambda *_: False, lambda _: True, False, 0)
+            assert agent.state.tier(identity.tier_id).name == "remote"
