@@ -98,13 +98,23 @@ def _is_closing(record: Record) -> bool:
     return record.kind is Kind.ABORTED and not record.parents
 
 
+def _telling(records: Mapping[bytes, Record], known: Collection[bytes]) -> list[Record]:
+    """The heads that say something of what is live. A number that was closed adds nothing: its head is the state
+    before it, and where another head, or our own history, descends from that state, all removals since would be void.
+    """
+    found = heads(records, known)
+    closed = {head.hash for head in found if head.kind is Kind.ABORTED}
+    passed = {parent for r in records.values() if r.hash not in closed for parent in r.parents}
+    return [h for h in found if h.hash not in closed or not all(p in passed or p in known for p in h.parents)]
+
+
 def lists_wanted(
     records: Mapping[bytes, Record], lists: Lists, bad: Collection[bytes], known: Collection[bytes] = ()
 ) -> set[bytes]:
     """The names of list objects that have to be read next, so that each head can be told what is live there.
     ``bad``: those that no tier has good. Ask again with what was read until nothing is wanted."""
     wanted: set[bytes] = set()
-    for head in heads(records, known):
+    for head in _telling(records, known):
         for record in _line(head, records, lists):
             names = set(record.lists or ())
             if names and not names & set(bad):
@@ -136,8 +146,7 @@ def unite(
     """The union of ``sides``. With ``known`` (a join), of what they have beside our own history, whose records
     name the objects ``ours``. All live objects count as added by revision 0: the caller's base is what adds them."""
     records = records_of(sides)
-    branches = heads(records, known)
-    told = [_live_at(head, records, lists) for head in branches]
+    told = [_live_at(head, records, lists) for head in _telling(records, known)]
     live: Live = {}
     for branch in told:
         _unite_into(live, branch.live)
@@ -151,7 +160,7 @@ def unite(
     lines = [record for branch in told for record in branch.line]
     tiers = [set(record.tiers) for record in lines if record.tiers is not None]
     return Union(
-        tuple(head.hash for head in branches),
+        tuple(head.hash for head in heads(records, known)),
         {name: replace(found, added=0) for name, found in live.items() if found.type is not ObjectType.LIST},
         frozenset().union(*tiers),
         frozenset(kept),

@@ -4,12 +4,13 @@ acknowledged stays, where numbers of two histories meet, caches outlive the stat
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.support.machines import PHRASE, Machine, Site
+from tests.support.machines import PHRASE, Killed, Machine, Site
 from tests.support.office import Place
 
 from tandem_agent import keyslots
@@ -17,7 +18,7 @@ from tandem_agent.backup import _about as backup_about
 from tandem_agent.backup import backup
 from tandem_agent.config import TierConfig
 from tandem_agent.engine import scan
-from tandem_agent.keyslots import key_add, key_list
+from tandem_agent.keyslots import key_add, key_list, key_remove
 from tandem_agent.places import Place as Url
 from tandem_agent.progress import Progress
 from tandem_agent.tier_changes import add_tier, replace_tier, retire_tier
@@ -213,7 +214,9 @@ async def test_a_backup_that_came_through_at_its_second_attempt_is_not_forgotten
     assert said(third, done.id) == {"vault", "remote"}
 
 
-async def test_a_replacement_that_was_stopped_before_the_file_named_its_place_is_gone_on_with(site: Site) -> None:
+async def test_a_replacement_that_was_stopped_before_the_file_named_its_place_is_gone_on_with(
+    site: Site,
+) -> None:
     first, _ = await first_with(site, "one")
     site.down("remote")
     site.places["new"] = Place()
@@ -222,3 +225,41 @@ async def test_a_replacement_that_was_stopped_before_the_file_named_its_place_is
         async with open_agent(first.config, lambda: PHRASE) as agent:
             identity = await replace_tier(agent, new, lambda *_: False, lambda _: True, False, 0)
             assert agent.state.tier(identity.tier_id).name == "remote"
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_number_that_is_closed_does_not_undo_what_came_after(
+    site: Site, monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    """A synchronisation stopped after its claims left numbers open; later a passphrase was removed. Closing them must
+    not bring back what was live then: in a takeover, or in a join of the tier that has them."""
+    cheap = partial(passphrase_slot, memory_kib=8, passes=1, lanes=1)
+    monkeypatch.setattr(keyslots, "passphrase_slot", cheap)
+    first, ids = await first_with(site, "one")
+    async with open_agent(first.config, lambda: PHRASE) as agent:
+        revoked = bytes.fromhex((await key_add(agent, PHRASE, "known to too many", "old", 0)).id)
+    site.down("remote")
+    await first.backup("two")
+    site.down()
+    path = names.claim_path(4)
+    site.places["remote"].hook = lambda verb, name: (
+        _stop() if verb == "create" and path in site.places["remote"].shared else True
+    )
+    with suppress(Killed):
+        await first.sync()
+    site.down("remote")
+    assert path in site.places["remote"].shared
+    async with open_agent(first.config, lambda: PHRASE) as agent:
+        await key_remove(agent, PHRASE, revoked.hex(), 0)
+    site.down(*(["remote"] if away else []))
+    second = site.machine("second")
+    await second.take_over()
+    site.down()
+    await second.sync()
+    assert await second.read(ids[0], "remote") == "one"
+    async with open_agent(second.config, lambda: PHRASE) as agent:
+        assert revoked not in agent.state.live_keys()
+
+
+def _stop() -> bool:
+    raise Killed
