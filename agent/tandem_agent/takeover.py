@@ -17,27 +17,25 @@ from typing import Any, TypeVar
 
 from tandem_agent.agent_key import slot_if_needed
 from tandem_agent.bases import base_details, list_objects, told_names
-from tandem_agent.config import Config, TierConfig
+from tandem_agent.config import Config
+from tandem_agent.outlook import Outlook, Place, TierOutlook, check_one_repository, identify, writer_of
 from tandem_agent.pinning import Confirm, pin_host_key
 from tandem_agent.progress import Progress
 from tandem_agent.state import Setup, State, Takeover, TierStart, now_text
 from tandem_agent.tiers.importing import (
-    Reading,
     clear_epochs,
     close_open,
     fence,
     highest_epoch_there,
     highest_listed,
     is_free,
-    read_claim,
     read_lists,
-    read_record,
     read_side,
 )
 from tandem_agent.tiers.uniting import found_backups
 from tandem_agent.wiring import make_retrying, make_tiers, open_any_slot, process_lock
-from tandem_protocol.browse import read_identity, read_slots
-from tandem_protocol.errors import Corrupt, NoTierReachable, Refused, TandemError, Usage
+from tandem_protocol.browse import read_slots
+from tandem_protocol.errors import NoTierReachable, Refused, TandemError, Usage
 from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.identity import Identity
 from tandem_protocol.joining import Side, Union, highest_epoch, highest_number, lacking, records_of, unite
@@ -45,7 +43,6 @@ from tandem_protocol.keys import KeyRing, check_ring_matches
 from tandem_protocol.names import ObjectType, object_name, object_path
 from tandem_protocol.revision import (
     Certificate,
-    Claim,
     Installation,
     Kind,
     ObjectRef,
@@ -54,7 +51,6 @@ from tandem_protocol.revision import (
     fresh_nonce,
     make_claim,
     make_record,
-    open_details,
 )
 from tandem_protocol.store import Store
 
@@ -65,25 +61,6 @@ TRIES = 5
 """Times that somebody else may be faster before it is given up."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class TierOutlook:
-    """A tier as the takeover finds it; ``reason`` why it is not reachable, else ""."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What is going to be taken over, for a person to agree to. ``last``: the highest revision seen; ``writer``:
-    who wrote there last (host, time), "" if nobody can tell."""
-
-    repository_id: bytes
-    tiers: list[TierOutlook]
-    last: int
-    writer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +83,6 @@ class TakeoverResult:
     recovered: int
     tiers: list[TakenTier]
     notices: list[str] = field(default_factory=list)
-
-
-@dataclass
-class _Place:
-    """A configured tier that was reached."""
-
-    config: TierConfig
-    store: Store
-    identity: Identity
-
-    @property
-    def reading(self) -> Reading:
-        found = self.identity
-        return Reading(self.store, self.config.name, found.tier_id, found.repository_id, found.root_public)
 
 
 async def take_over(
@@ -158,7 +121,7 @@ class _Run:
         self._config = config
         self._state = state
         self._progress = progress
-        self._places: list[_Place] = []
+        self._places: list[Place] = []
         self._away: dict[str, str] = {}
         self._slots: dict[bytes, bytes] = {}
         self._notices: list[str] = []
@@ -173,16 +136,16 @@ class _Run:
         self._progress.phase = "contacting tiers"
         stores = [make_retrying(self._config, tier, attempts=ATTEMPTS) for tier in self._config.tiers]
         found = await asyncio.gather(
-            *(_identify(tier, store) for tier, store in zip(self._config.tiers, stores, strict=True))
+            *(identify(tier, store) for tier, store in zip(self._config.tiers, stores, strict=True))
         )
         for tier, store, identity in zip(self._config.tiers, stores, found, strict=True):
             if isinstance(identity, Identity):
-                self._places.append(_Place(tier, store, identity))
+                self._places.append(Place(tier, store, identity))
             else:
                 self._away[tier.name] = identity
                 await store.close()
         self._need_place()
-        _check_one_repository(self._places, self._state.setup())
+        check_one_repository(self._places, self._state.setup())
 
     def _need_place(self) -> None:
         if not self._places:
@@ -205,7 +168,7 @@ class _Run:
             reading = place.reading
             number = await highest_listed(reading)
             if number > last:
-                last, writer = number, await _writer_of(ring, reading, number)
+                last, writer = number, await writer_of(ring, reading, number)
         tiers = [TierOutlook(tier.name, self._away.get(tier.name, "")) for tier in self._config.tiers]
         return Outlook(ring.repository_id, tiers, last, writer)
 
@@ -258,7 +221,7 @@ class _Run:
         about = {"host": socket.gethostname(), "time": now_text()}
         setup, number = takeover.setup, takeover.number
 
-        async def put_up(place: _Place) -> None:
+        async def put_up(place: Place) -> None:
             claim = make_claim(
                 ring,
                 setup.installation,
@@ -278,7 +241,7 @@ class _Run:
             draft = RecordDraft(number, nonce or fresh_nonce(), Kind.ABORTED, parents, details)
             return make_record(ring, setup.installation, setup.certificate, draft)
 
-        async def read(place: _Place) -> Side:
+        async def read(place: Place) -> Side:
             side = await read_side(place.reading)
             return await close_open(place.reading, side, number, aborted)
 
@@ -289,7 +252,7 @@ class _Run:
             raise _LostRaceError("another installation has written meanwhile")
         return sides
 
-    async def _each(self, work: Callable[[_Place], Awaitable[T]]) -> list[T]:
+    async def _each(self, work: Callable[[Place], Awaitable[T]]) -> list[T]:
         """Do ``work`` on every tier side by side; one that fails is out of it, at least one has to remain."""
         places = self._places
         results = await asyncio.gather(*(work(place) for place in places), return_exceptions=True)
@@ -398,54 +361,6 @@ def _record(
         tiers=tuple(sorted(tiers)),
     )
     return make_record(ring, takeover.setup.installation, takeover.setup.certificate, draft)
-
-
-async def _identify(tier: TierConfig, store: Store) -> Identity | str:
-    """The identity at a configured place, or why there is none that can be used."""
-    try:
-        await store.open()
-        found = await read_identity(store)
-    except TandemError as fault:
-        return str(fault)
-    if tier.tier_id is not None and found.tier_id != tier.tier_id:
-        return "another disk of this repository is there"
-    return found
-
-
-def _check_one_repository(places: Sequence[_Place], setup: Setup | None) -> None:
-    first = places[0]
-    ids: dict[bytes, str] = {}
-    for place in places:
-        if place.identity.repository_id != first.identity.repository_id:
-            raise Refused(
-                f"tiers {first.config.name} and {place.config.name} hold different repositories",
-                "correct the URL of the wrong one",
-            )
-        if other := ids.get(place.identity.tier_id):
-            raise Refused(
-                f"tiers {other} and {place.config.name} are one and the same place, or copies of it",
-                "configure each place once",
-            )
-        ids[place.identity.tier_id] = place.config.name
-    if setup is not None and setup.repository_id != first.identity.repository_id:
-        raise Refused(
-            f"this state folder belongs to another repository than tier {first.config.name}",
-            "name another state_dir in the configuration",
-        )
-
-
-async def _writer_of(ring: KeyRing, reading: Reading, number: int) -> str:
-    """Host and time in the claim or record of ``number``; "" if they cannot be read."""
-    for document in (await read_record(reading, number), await read_claim(reading, number)):
-        if not isinstance(document, (Claim, Record)):
-            continue
-        try:
-            details = open_details(ring, document)
-        except Corrupt:
-            continue
-        if details.get("host"):
-            return f"{details['host']}, {details.get('time', 'at an unknown time')}"
-    return ""
 
 
 async def _put_all(store: Store, pieces: Iterable[tuple[ObjectType, bytes]]) -> None:

@@ -15,7 +15,8 @@ from .configuring import configuration, host_key_check, repository_options, writ
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..takeover import Outlook, TakeoverResult
+    from ..outlook import Outlook
+    from ..takeover import TakeoverResult
 
 
 @click.command(
