@@ -188,6 +188,8 @@ def numbers_read(ctx: Context, disk: Disk, inst: Inst, row: Row) -> set[int]:
     if ctx.rules.past_gaps:
         wanted |= {n for n in range(low, top + 1) if not journal[n] or row.missing >> n & 1}
         climb = top + 1
+        if ctx.rules.list_above:
+            wanted |= {n for n in range(climb, NUMBERS) if disk.claims[n] or disk.records[n]}
     else:
         wanted |= {inst.intent.number} if inst.intent is not None else set()
         climb = low

@@ -59,11 +59,12 @@ BUDGETS: dict[str, dict[str, int]] = {
     "closings_ours": {"backup": 2, "cut": 5, "crash": 1, "fresh": 1, "takeover": 1, "in_turn": 1},
     "mark_sizes": {"backup": 1, "vanish": 1, "snap": 1, "roll": 1},
     "claim_bytes": {"backup": 2, "clone": 1, "crash": 1, "kept": 1, "roll": 1, "in_turn": 1},
+    "list_above": {"backup": 2, "prune": 1, "cut": 1, "clone": 1, "collect": 1, "in_turn": 1},
     "raise_after_loss": {"backup": 1, "fresh": 1, "takeover": 1},
 }
 
 
-SLOW = ("past_gaps", "by_number", "fence_stays", "closings_ours", "last_created", "claim_bytes")
+SLOW = ("past_gaps", "by_number", "fence_stays", "closings_ours", "last_created", "claim_bytes", "list_above")
 """Found only after tens of thousands of states: for the long form."""
 
 

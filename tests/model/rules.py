@@ -68,6 +68,7 @@ FOUND = {
     "closings_ours": "what a join closed is known as ours when it was stopped half-way",
     "mark_sizes": "what a mark stands for is looked for once more when it stands",
     "claim_bytes": "a claim that is not the one that stood there when its record was confirmed is a clone's",
+    "list_above": "what stands above the head is listed, not only climbed to",
     "raise_after_loss": "a takeover that lost its number goes on with a higher one",
 }
 """Rules that this search found to be missing."""
@@ -85,9 +86,8 @@ class Rules:
     last_on_checkpointed = on_needs_before = dedup_good = dedup_index = dedup_last_added = True
     announce_once = dedup_per_tier = base_lacking = no_mirror = exclusive = numbers_once = True
     join_voids = rollback_own = foreign_own = holds_durable = dedup_all = purge_look = repair_all = True
-    claim_bytes = mark_sizes = close_foreign = fence_stays = list_again = sync_sizes = mark = last_created = (
-        lacking_first
-    ) = closings_ours = dedup_everywhere = raise_after_loss = True
+    list_above = claim_bytes = mark_sizes = close_foreign = fence_stays = list_again = sync_sizes = True
+    mark = last_created = lacking_first = closings_ours = dedup_everywhere = raise_after_loss = True
 
     def __init__(self, without: str = "") -> None:
         if without:

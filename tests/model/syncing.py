@@ -219,7 +219,7 @@ def _completed(
         inst = noted_lacking(inst, t, lacked)
     row = inst.rows[t]
     inst = with_row(inst, t, row._replace(compare=0 if full else row.compare))
-    held = confirmed(ctx, with_inst(state, i, inst), i, t, numbers, newest)
+    held = confirmed(ctx, with_inst(state, i, inst), i, t, numbers, created)
     needs_mark = not is_marked and (lacked or numbers & (numbers - 1))
     if isinstance(held, str) or not needs_mark:
         return held if isinstance(held, str) else _go_on(ctx, held, i, run)
