@@ -137,3 +137,10 @@ class Machine:
             assert snapshot is not None
             await restore(view, snapshot, str(target), durable=False)
         return Path(f"{target}{self.source}/file").read_text()
+
+
+async def first_with(site: Site, *contents: str) -> tuple[Machine, list[str]]:
+    """The first machine after a backup of each of ``contents``, and their ids."""
+    first = site.machine("first")
+    await first.init()
+    return first, [(await first.backup(content)).id for content in contents]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.support.machines import Machine, Site
+from tests.support.machines import Site, first_with
 
 from tandem_agent.progress import Progress
 from tandem_agent.resync import sync
@@ -18,12 +18,6 @@ from tandem_protocol.errors import SecondInstallation
 @pytest.fixture
 def site(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     return Site(memory_path, monkeypatch, "vault", "remote")
-
-
-async def first_with(site: Site, *contents: str) -> tuple[Machine, list[str]]:
-    first = site.machine("first")
-    await first.init()
-    return first, [(await first.backup(content)).id for content in contents]
 
 
 async def test_a_fence_that_a_roll_back_takes_away_is_missed(site: Site) -> None:

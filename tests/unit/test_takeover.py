@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.support.machines import Killed, Machine, Site
+from tests.support.machines import Killed, Machine, Site, first_with
 
 from tandem_agent.wiring import open_agent
 from tandem_protocol import names
@@ -22,13 +22,6 @@ VERBS = range(0, 60, 3)
 @pytest.fixture
 def site(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     return Site(memory_path, monkeypatch, "vault", "remote")
-
-
-async def first_with(site: Site, *contents: str) -> tuple[Machine, list[str]]:
-    """The first machine after a backup of each of ``contents``, and their ids."""
-    first = site.machine("first")
-    await first.init()
-    return first, [(await first.backup(content)).id for content in contents]
 
 
 async def settled(machine: Machine, kept: dict[str, str]) -> None:
