@@ -263,3 +263,30 @@ async def test_a_number_that_is_closed_does_not_undo_what_came_after(
 
 def _stop() -> bool:
     raise Killed
+
+
+async def test_a_tier_that_only_the_late_side_knows_is_one_of_the_repository_after_the_join(
+    site: Site,
+) -> None:
+    """Added by the first while the tier that was taken over was away; a backup is there alone."""
+    first, _ = await first_with(site, "one")
+    site.down("remote")
+    third = await with_disk(site, first)
+    site.down("vault", "remote")
+    late = await third.backup("on the disk alone")
+    site.down("vault", "disk")
+    second = Machine(site, replace(first.config, state_dir=str(site.folder / "second")))
+    await second.take_over()
+    site.down("disk")
+    await second.sync()
+    new = third.config.tiers[-1]
+    site.down()
+    async with open_agent(second.config, lambda: PHRASE) as agent:
+        assert {row.name for row in agent.state.tiers()} == {"vault", "remote", "disk"}
+        await add_tier(agent, new, lambda *_: False, lambda _: True, 0)
+    fourth = Machine(site, replace(third.config, state_dir=second.config.state_dir))
+    await fourth.sync()
+    await fourth.sync()
+    assert set((await fourth.contact()).values()) == {"online"}
+    assert said(fourth, late.id) == {"vault", "remote", "disk"}
+    assert await fourth.read(late.id, "vault") == "on the disk alone"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tandem_agent.bases import base_details, list_objects, old_lists
+from tandem_agent.bases import base_details, list_objects, old_lists, told_names
 from tandem_agent.catalog import Listed
 from tandem_agent.state import Intent, Setup, TierStart, now_text
 from tandem_agent.tiers.importing import Reading, close_open, highest_listed, read_lists, read_side
@@ -21,6 +21,7 @@ from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.uniting import FoundBackups, found_backups
 from tandem_protocol.errors import Corrupt, Missing, SecondInstallation, TandemError, Unavailable
 from tandem_protocol.history import Live, LiveObject
+from tandem_protocol.identity import Identity
 from tandem_protocol.joining import Side, Union, highest_number, lacking, records_of, unite
 from tandem_protocol.names import ObjectType, object_name, object_path
 from tandem_protocol.replicate import read_verified
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from tandem_agent.tiers.tierset import TierSet
 
 log = logging.getLogger(__name__)
+
+_NAMING = (Kind.INIT, Kind.TIERS, Kind.TAKEOVER, Kind.JOIN)
+"""Kinds of revisions that may change which tiers the repository has."""
 
 
 async def join_late(tiers: TierSet, late: Sequence[Tier]) -> None:
@@ -94,16 +98,36 @@ class _Join:
         found = await found_backups(self._tiers.ring, records.values(), union, by_name)
         for notice in found.notices:
             log.warning("join: %s", notice)
-        record, revived = await self._prepare(union, found, [*self._late, *others])
+        unheard = self._unheard(union, records)
+        record, revived = await self._prepare(union, found, [*self._late, *others], unheard)
         live = self._state.live() | {o.name: o for o in revived}
         starts = [
             TierStart(tier.row.identity, tier.name, True, _lacking(side, live))
             for tier, side in zip(self._late, sides, strict=True)
         ]
+        setup = _setup(self._tiers)
+        starts += [
+            TierStart(Identity(setup.repository_id, id, setup.root_public), name, False)
+            for id, name in unheard.items()
+        ]
         new = _new_backups(self._state.backups(), found.listed)
         self._state.join(record, revived, starts, new, records, await self._slots(revived))
         for tier in self._late:
             await tier.look()
+
+    def _unheard(self, union: Union, records: Mapping[bytes, Record]) -> dict[bytes, str]:
+        """Names by id of the tiers that only the late sides know: they are tiers of the repository, not read yet. Those
+        that our own history has named and names no more are retired."""
+        named = [n for n in self._state.journal if self._state.kind_of(n) in _NAMING]
+        ours = {id for number in named for id in self._state.record(number).tiers or ()}
+        taken = {row.name for row in self._state.tiers()}
+        told = told_names(self._tiers.ring, records.values())
+        unheard: dict[bytes, str] = {}
+        for id in sorted(union.tiers - ours - {row.id for row in self._state.tiers()}):
+            name = told.get(id, id.hex()[:8])
+            unheard[id] = name if name not in taken else f"{name}-{id.hex()[:4]}"
+            taken.add(unheard[id])
+        return unheard
 
     async def _slots(self, revived: Sequence[LiveObject]) -> dict[bytes, bytes]:
         """The key slots among ``revived``, to be kept here as all others are: what opens the repository is listed."""
@@ -138,13 +162,13 @@ class _Join:
         return make_record(self._tiers.ring, setup.installation, setup.certificate, draft)
 
     async def _prepare(
-        self, union: Union, found: FoundBackups, to: Sequence[Tier]
+        self, union: Union, found: FoundBackups, to: Sequence[Tier], unheard: Mapping[bytes, str]
     ) -> tuple[Record, list[LiveObject]]:
         """The record, its lists put on every tier ``to``, and what it makes live beside what we have."""
         number = self._intent.number
         ours = self._state.live()
         revived = _revived(ours, union.live, number)
-        rows = {row.id: row.name for row in self._state.tiers()}
+        rows = {row.id: row.name for row in self._state.tiers()} | dict(unheard)
         after = ours | {o.name: o for o in revived}
         lists = list_objects(after, rows)
         for tier in to:
