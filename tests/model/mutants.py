@@ -64,7 +64,7 @@ BUDGETS: dict[str, dict[str, int]] = {
 }
 
 
-SLOW = ("past_gaps", "by_number", "fence_stays", "closings_ours", "last_created", "claim_bytes", "list_above")
+SLOW = ("past_gaps", "by_number", "fence_stays", "closings_ours", "last_created")
 """Found only after tens of thousands of states: for the long form."""
 
 

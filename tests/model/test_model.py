@@ -12,8 +12,8 @@ from tests.model.mutants import BUDGETS, SLOW, configuration_for
 from tests.model.rules import FOUND, LIST, NAMES, TABLE, Rules
 from tests.model.search import search
 
-STATES = 3_000
-"""Of each configuration; some 120,000 in all."""
+STATES = 2_500
+"""Of each configuration; some 100,000 in all."""
 
 
 @pytest.mark.parametrize("configuration", ALL, ids=lambda one: one.name)
