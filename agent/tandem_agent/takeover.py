@@ -29,6 +29,7 @@ from tandem_agent.tiers.importing import (
     highest_epoch_there,
     highest_listed,
     is_free,
+    read_keys,
     read_lists,
     read_side,
 )
@@ -282,6 +283,9 @@ class _Run:
         self._notices += found.notices
         tiers = self._tier_names(told_names(ring, records.values()), union)
         slots = {name: data for name, data in self._slots.items() if name in union.live}
+        # Also what was added since they were read, to find one that the passphrase opens.
+        others = [found for name, found in union.live.items() if name not in slots]
+        slots |= await read_keys(others, list(by_id.values()))
         slot = slot_if_needed(self._config, ring, slots.values())
         pieces = _new_objects(union.live, tiers, slot)
         await self._each(lambda place: _put_all(place.store, pieces))

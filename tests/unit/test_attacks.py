@@ -3,6 +3,8 @@ acknowledged stays, where numbers of two histories meet, caches outlive the stat
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +23,7 @@ from tandem_agent.engine import scan
 from tandem_agent.keyslots import key_add, key_list, key_remove
 from tandem_agent.places import Place as Url
 from tandem_agent.progress import Progress
+from tandem_agent.takeover import take_over
 from tandem_agent.tier_changes import add_tier, replace_tier, retire_tier
 from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.writing import Revision
@@ -290,3 +293,50 @@ async def test_a_tier_that_only_the_late_side_knows_is_one_of_the_repository_aft
     assert set((await fourth.contact()).values()) == {"online"}
     assert said(fourth, late.id) == {"vault", "remote", "disk"}
     assert await fourth.read(late.id, "vault") == "on the disk alone"
+
+
+async def test_a_key_that_is_added_while_a_takeover_asks_is_kept_and_listed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheap = partial(passphrase_slot, memory_kib=8, passes=1, lanes=1)
+    monkeypatch.setattr(keyslots, "passphrase_slot", cheap)
+    first, _ = await first_with(site, "one")
+    added: list[str] = []
+
+    async def add() -> None:
+        async with open_agent(first.config, lambda: PHRASE) as agent:
+            added.append((await key_add(agent, PHRASE, "another", "added meanwhile", 0)).id)
+
+    def agree(_outlook: object) -> bool:
+        thread = threading.Thread(target=lambda: asyncio.run(add()))
+        thread.start()
+        thread.join()
+        return True
+
+    second = site.machine("second")
+    await take_over(second.config, lambda: PHRASE, lambda *_: False, agree, Progress())
+    async with open_agent(second.config, lambda: PHRASE) as agent:
+        assert added[0] in {slot.id for slot in key_list(agent.state)}
+
+
+async def test_a_replaced_disk_that_another_machine_still_names_is_a_tier_again(site: Site) -> None:
+    """Both disks are called the same; the machine that takes over reaches the old one alone by that name."""
+    first, ids = await first_with(site, "one")
+    site.down("remote")
+    site.places["new"] = Place()
+    new = TierConfig("remote", Url("file", "/new"))
+    async with open_agent(first.config, lambda: PHRASE) as agent:
+        await replace_tier(agent, new, lambda *_: False, lambda _: True, False, 0)
+    site.down()
+    tiers = (first.config.tiers[0], new)
+    moved = Machine(site, replace(first.config, tiers=tiers))
+    await moved.sync()
+    ids.append((await moved.backup("two")).id)
+    # A second machine that still has the old disk in its configuration takes over, with all of them there.
+    old = Machine(site, replace(first.config, state_dir=str(site.folder / "old")))
+    result = await old.take_over()
+    assert [tier.imported for tier in result.tiers] == [True, True]
+    await old.sync()
+    for id, content in zip(ids, ("one", "two"), strict=True):
+        assert await old.read(id, "vault") == content
+        assert await old.read(id, "remote") == content

@@ -6,7 +6,7 @@ mean together is decided in ``tandem_protocol.joining``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,10 +15,11 @@ from tandem_agent.tiers.contact import read_document
 from tandem_protocol import names
 from tandem_protocol.browse import listed_numbers, read_list
 from tandem_protocol.errors import Corrupt, Exists, Missing, Refused
+from tandem_protocol.history import LiveObject
 from tandem_protocol.joining import BELIEVABLE, Lists, Side, lists_wanted, open_numbers, records_of
 from tandem_protocol.lists import ListEntry
 from tandem_protocol.names import ObjectType, object_folders
-from tandem_protocol.replicate import in_parallel, move_aside, objects_in
+from tandem_protocol.replicate import in_parallel, move_aside, objects_in, read_verified
 from tandem_protocol.revision import (
     MAX_CERTIFICATE,
     MAX_CLAIM,
@@ -226,6 +227,20 @@ async def _first_good_list(name: bytes, stores: Sequence[Store]) -> list[ListEnt
         except (Missing, Corrupt):
             continue
     return None
+
+
+async def read_keys(objects: Iterable[LiveObject], stores: Sequence[Store]) -> dict[bytes, bytes]:
+    """The key slots among ``objects`` by name, each from the first of ``stores`` that has it good: they are kept here
+    as well, and what opens the repository is listed."""
+    slots: dict[bytes, bytes] = {}
+    for found in objects:
+        for store in stores if found.type is ObjectType.KEY else ():
+            try:
+                slots[found.name] = await read_verified(store, found)
+                break
+            except (Missing, Corrupt):
+                continue
+    return slots
 
 
 async def fence(reading: Reading, certificate: Certificate, claim: Claim) -> str:

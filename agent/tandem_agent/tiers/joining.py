@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING
 from tandem_agent.bases import base_details, list_objects, old_lists, told_names
 from tandem_agent.catalog import Listed
 from tandem_agent.state import Intent, Setup, TierStart, now_text
-from tandem_agent.tiers.importing import Reading, close_open, highest_listed, read_lists, read_side
+from tandem_agent.tiers.importing import Reading, close_open, highest_listed, read_keys, read_lists, read_side
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.uniting import FoundBackups, found_backups
-from tandem_protocol.errors import Corrupt, Missing, SecondInstallation, TandemError, Unavailable
+from tandem_protocol.errors import SecondInstallation, TandemError, Unavailable
 from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.identity import Identity
 from tandem_protocol.joining import Side, Union, highest_number, lacking, records_of, unite
 from tandem_protocol.names import ObjectType, object_name, object_path
-from tandem_protocol.replicate import read_verified
 from tandem_protocol.revision import Kind, ObjectRef, Record, RecordDraft, fresh_nonce, make_record
 
 if TYPE_CHECKING:
@@ -111,7 +110,9 @@ class _Join:
             for id, name in unheard.items()
         ]
         new = _new_backups(self._state.backups(), found.listed)
-        self._state.join(record, revived, starts, new, records, await self._slots(revived))
+        self._state.join(
+            record, revived, starts, new, records, await read_keys(revived, list(stores.values()))
+        )
         for tier in self._late:
             await tier.look()
 
@@ -128,18 +129,6 @@ class _Join:
             unheard[id] = name if name not in taken else f"{name}-{id.hex()[:4]}"
             taken.add(unheard[id])
         return unheard
-
-    async def _slots(self, revived: Sequence[LiveObject]) -> dict[bytes, bytes]:
-        """The key slots among ``revived``, to be kept here as all others are: what opens the repository is listed."""
-        slots: dict[bytes, bytes] = {}
-        for found in revived:
-            for tier in self._late if found.type is ObjectType.KEY else []:
-                try:
-                    slots[found.name] = await read_verified(tier.store, found)
-                    break
-                except (Corrupt, Missing):
-                    continue
-        return slots
 
     async def _import(self, tier: Tier) -> Side:
         reading = _reading(self._tiers, tier)
