@@ -29,9 +29,9 @@ from tandem_agent.wiring import (
     process_lock,
     unlock,
 )
+from tandem_protocol.browse import read_identity
 from tandem_protocol.errors import Busy, Corrupt, Missing, NoTierReachable, Refused, TandemError, Unavailable
-from tandem_protocol.identity import MAX_SIZE, decode_identity
-from tandem_protocol.names import EPOCHS, IDENTITY, parse_epoch, record_path
+from tandem_protocol.names import EPOCHS, parse_epoch, record_path
 from tandem_protocol.store import Store
 
 READ_ATTEMPTS = 3
@@ -171,7 +171,7 @@ class _Link:
     async def _check(self, store: Store) -> None:
         name = self._row.name
         try:
-            found = decode_identity(await store.read(IDENTITY, 0, MAX_SIZE + 1))
+            found = await read_identity(store)
         except Missing:
             raise Missing(
                 f"tier {name}: there is no repository in its folder", "is its disk or share mounted?"

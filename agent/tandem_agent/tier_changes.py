@@ -20,8 +20,9 @@ from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import Agent, make_retrying
 from tandem_protocol import names
+from tandem_protocol.browse import read_identity
 from tandem_protocol.errors import Corrupt, Exists, Missing, NoTierReachable, Refused, Usage
-from tandem_protocol.identity import MAX_SIZE, Identity, decode_identity
+from tandem_protocol.identity import MAX_SIZE, Identity
 from tandem_protocol.revision import Kind, Record
 from tandem_protocol.store import Store
 
@@ -164,7 +165,7 @@ async def _identity_at(config: Config, tier: TierConfig, make_root: bool) -> Ide
     store = make_retrying(config, tier, make_root=make_root, attempts=ATTEMPTS)
     try:
         await store.open()
-        found = decode_identity(await store.read(names.IDENTITY, 0, MAX_SIZE + 1))
+        found = await read_identity(store)
     except Missing:
         return None
     except Corrupt:
