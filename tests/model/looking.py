@@ -188,7 +188,7 @@ def numbers_read(ctx: Context, disk: Disk, inst: Inst, row: Row) -> set[int]:
     if ctx.rules.past_gaps:
         wanted |= {n for n in range(low, top + 1) if not journal[n] or row.missing >> n & 1}
         climb = top + 1
-        if ctx.rules.list_above:
+        if ctx.rules.list_above and ctx.rules.epochs_always:  # either would do for a fence
             wanted |= {n for n in range(climb, NUMBERS) if disk.claims[n] or disk.records[n]}
     else:
         wanted |= {inst.intent.number} if inst.intent is not None else set()
