@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from tandem_agent import backup_writer, takeover
-from tandem_agent.state import State, TierStart
+from tandem_agent import backup_writer
+from tandem_agent.state import State
 from tandem_agent.tiers import joining as joining_late
 from tandem_agent.tiers import levelling, targets
 from tandem_agent.tiers.tier import Tier
@@ -72,7 +72,7 @@ def deduplication_against_what_targets_lack() -> Any:
     return patch.object(backup_writer, "usable_packs", lambda live, _, naming: real(live, (), naming))
 
 
-@mutant(0, "away", "roll back")
+@mutant(103, "away", "roll back")
 def lagging_tiers_are_targets_too() -> Any:
     def choose(tiers: Any, *_: Any) -> list[bytes]:
         return [tier.tier_id for tier in tiers if tier.reachable]
@@ -115,29 +115,17 @@ def our_own_pending_claim_is_foreign() -> Any:
     return patch.object(verdict, "is_ours", lambda n, d, known: real(n, d, replace(known, pending=None)))
 
 
-@mutant(6, "away")
+@mutant(9, "away")
 def records_before_objects() -> Any:
     return patch.object(levelling, "writable_now", lambda records, *_: [record.number for record in records])
 
 
-@mutant(3, "takeover", "away")
-def a_tier_that_was_away_counts_as_imported() -> Any:
-    return patch.object(
-        takeover, "TierStart", lambda tier, name, _, lacks: TierStart(tier, name, True, lacks)
-    )
-
-
-@mutant(0, "takeover", "away")
+@mutant(1, "takeover", "away")
 def late_sides_are_not_joined() -> Any:
     return patch.object(joining_late, "join_late", _nothing)
 
 
-@mutant(1, "takeover", "away")
+@mutant(2, "takeover", "away")
 def one_branch_is_kept() -> Any:
     real = joining.heads
     return patch.object(joining, "heads", lambda records, known=(): real(records, known)[-1:])
-
-
-@mutant(10, "takeover", "slow")
-def no_fence() -> Any:
-    return patch.object(takeover, "fence", _nothing)

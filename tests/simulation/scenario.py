@@ -263,8 +263,10 @@ class Scenario:
     async def flip_history(self) -> None:
         storage = self.world.storages[self.make.choice(self.harmed)]
         starts: tuple[str, ...] = ("revisions/", "epochs/", IDENTITY)
-        if "takeover" in self.faults or any(path.startswith(starts[1:]) for path in storage.flipped):
-            starts = starts[:2]  # nothing may be left that says whose the tier is
+        if IDENTITY in storage.flipped:
+            return  # nothing more may be lost of what says whose the tier is
+        if self.faults & set(COPIES) or any(path.startswith(starts) for path in storage.flipped):
+            starts = starts[:2]
         self.flip_one(storage, starts)
 
     def flip_one(self, storage: Storage, starts: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ each process learns it from the tiers; the files cache remembers nothing.
 from __future__ import annotations
 
 import getpass
+import inspect
 import os
 import random
 import socket
@@ -18,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, tzinfo
-from functools import cache
 from typing import Any
 from unittest.mock import patch
 
@@ -67,6 +67,14 @@ class _Read:
         return dict(found) if type(found) is dict else found
 
 
+def _is_coroutine_callable(call: Any) -> bool:
+    """tenacity's own, without looking at signatures: it asks twice for every verb."""
+    code = getattr(getattr(call, "func", call), "__code__", None)
+    if code is None:
+        return inspect.iscoroutinefunction(type(call).__call__)
+    return bool(code.co_flags & inspect.CO_COROUTINE)
+
+
 @contextmanager
 def deterministic(seed: int, clock: Callable[[], float]) -> Iterator[None]:
     """In here all that happens follows from ``seed`` and from ``clock`` (virtual seconds since the start)."""
@@ -95,7 +103,7 @@ def deterministic(seed: int, clock: Callable[[], float]) -> Iterator[None]:
         (envelope, "unverified_body", _Read(envelope.unverified_body)),
         (contact, "decode_identity", _Read(identity.decode_identity)),
         (tierbook, "decode_identity", _Read(identity.decode_identity)),
-        (tenacity_utils, "is_coroutine_callable", cache(tenacity_utils.is_coroutine_callable)),
+        (tenacity_utils, "is_coroutine_callable", _is_coroutine_callable),
     ]
     agent = [module for name, module in sorted(sys.modules.items()) if name.startswith("tandem_agent.")]
     fixed += [(module, "datetime", Date) for module in agent if vars(module).get("datetime") is datetime]

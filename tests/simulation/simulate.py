@@ -21,7 +21,7 @@ from tandem_agent.database import Database
 from tandem_agent.tiers import importing
 from tandem_protocol import planning
 
-STEPS = 12
+STEPS = 10
 LAST_LINES = 120
 
 

@@ -8,15 +8,16 @@ from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.simulate import Failed, simulate
 
 SEEDS = 200
+STEPS = 24
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_rule_taken_out_is_found(mutant: Mutant) -> None:
-    simulate(mutant.first, faults=mutant.faults)  # it is the mutant that fails
+    simulate(mutant.first, STEPS, mutant.faults)  # it is the mutant that fails
     with mutant.make():
         for seed in range(mutant.first, mutant.first + SEEDS):
             try:
-                simulate(seed, faults=mutant.faults)
+                simulate(seed, STEPS, mutant.faults)
             except Failed:
                 return
     pytest.fail(f"not found within {SEEDS} seeds: {mutant.name}")
