@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from tandem_agent.state import State
@@ -29,6 +30,21 @@ class BackupInfo:
     bytes: int
     tiers: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    own: bool = True
+    """Written after the last takeover or join. Numbers of before are of several histories, and say nothing of what
+    came first."""
+
+    @property
+    def age(self) -> tuple[bool, int, float]:
+        """What orders backups from the oldest to the newest: our own by number, those of before by their clocks."""
+        return (True, self.revision, 0.0) if self.own else (False, 0, _seconds(self.started))
+
+
+def _seconds(text: str) -> float:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def list_backups(state: State) -> list[BackupInfo]:
@@ -38,11 +54,11 @@ def list_backups(state: State) -> list[BackupInfo]:
     for number, info in state.backups():
         held_by = info.get("united", number)
         tiers = [row.name for row in rows if state.is_on(held_by, row.id)]
-        found.append(info_of(number, info, tiers))
-    return found
+        found.append(info_of(number, info, tiers, own="united" not in info))
+    return sorted(found, key=lambda backup: backup.age)
 
 
-def info_of(revision: int, info: Mapping[str, Any], tiers: list[str]) -> BackupInfo:
+def info_of(revision: int, info: Mapping[str, Any], tiers: list[str], own: bool = True) -> BackupInfo:
     """From what a record of kind backup (or an aborted one) has under seal. A failed one, and one of which a part was
     given up, is on none of ``tiers``."""
     if info["status"] == "failed" or info.get("damaged"):
@@ -64,4 +80,5 @@ def info_of(revision: int, info: Mapping[str, Any], tiers: list[str]) -> BackupI
         bytes=info.get("bytes", 0),
         tiers=tiers,
         warnings=list(info.get("warnings", [])),
+        own=own,
     )

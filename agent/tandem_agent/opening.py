@@ -30,7 +30,16 @@ from tandem_agent.wiring import (
     unlock,
 )
 from tandem_protocol.browse import read_identity
-from tandem_protocol.errors import Busy, Corrupt, Missing, NoTierReachable, Refused, TandemError, Unavailable
+from tandem_protocol.errors import (
+    Absent,
+    Busy,
+    Corrupt,
+    Missing,
+    NoTierReachable,
+    Refused,
+    TandemError,
+    Unavailable,
+)
 from tandem_protocol.names import EPOCHS, parse_epoch, record_path
 from tandem_protocol.store import Store
 
@@ -173,13 +182,13 @@ class _Link:
         try:
             found = await read_identity(store)
         except Missing:
-            raise Missing(
+            raise Absent(
                 f"tier {name}: there is no repository in its folder", "is its disk or share mounted?"
             ) from None
         except Corrupt:
             return  # every block is verified anyway
         if found != self._row.identity:
-            raise Missing(f"tier {name}: another disk or repository is there", "connect the right one")
+            raise Absent(f"tier {name}: another disk or repository is there", "connect the right one")
 
     async def _tell_of_others(self, store: Store) -> None:
         """Whether somebody else has written there since: what is known here is then not the newest."""

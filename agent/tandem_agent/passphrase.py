@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
+from tandem_agent.prompting import interruptible
 from tandem_protocol.errors import Refused, Usage
 
 from .config import Config, TierConfig
@@ -136,11 +137,12 @@ def _prompt(question: str, *, twice: bool) -> str:
     try:
         if twice:
             print("Whoever has lost it cannot read the backups. Keep a copy elsewhere.", file=sys.stderr)
-        first = getpass(question, stream=sys.stderr)
-        if not first:
-            raise Usage("no passphrase", "type one")
-        if twice and getpass("Once more: ", stream=sys.stderr) != first:
-            raise Usage("the two passphrases differ", "try again")
+        with interruptible():
+            first = getpass(question, stream=sys.stderr)
+            if not first:
+                raise Usage("no passphrase", "type one")
+            if twice and getpass("Once more: ", stream=sys.stderr) != first:
+                raise Usage("the two passphrases differ", "try again")
     except EOFError:
         raise Usage("no passphrase", WAYS) from None
     return _checked(first, "the passphrase")

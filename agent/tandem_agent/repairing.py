@@ -8,6 +8,7 @@ needs it is said to be on a tier.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from tandem_protocol.names import ObjectType
 from tandem_protocol.replicate import read_verified
 from tandem_protocol.revision import Kind, Record, Removal
 from tandem_protocol.tree import DIR, FILE
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 8_000
 """Objects that one record gives up."""
@@ -92,10 +95,19 @@ async def _nowhere_named(agent: Agent, lost: Sequence[LiveObject]) -> list[PackE
     named: set[bytes] = set()
     for found in live.values():
         if found.type is ObjectType.INDEX:
-            data = await fetcher.whole(ObjectType.INDEX, found.name)
-            named |= {entry.name for entry in await asyncio.to_thread(decode_segment, agent.ring, data)}
+            try:
+                data = await fetcher.whole(ObjectType.INDEX, found.name)
+                named |= {entry.name for entry in await asyncio.to_thread(decode_segment, agent.ring, data)}
+            except (Corrupt, Missing):
+                continue  # what it names is named again
     packs = [o for o in live.values() if o.type is ObjectType.PACK and o.name not in named]
-    return [entry for pack in packs for entry in await read_trailers(fetcher, pack)]
+    entries: list[PackEntry] = []
+    for pack in packs:
+        try:
+            entries += await read_trailers(fetcher, pack)
+        except (Corrupt, Missing) as fault:
+            log.warning("pack %s cannot be read for the index: %s", pack.name.hex()[:12], fault)
+    return entries
 
 
 async def _repair(

@@ -419,6 +419,7 @@ _HISTORY = (
     "missing",
     "lacking",
     "confirmed",
+    "written_to",
     "backups",
     "closed",
     "ancestors",

@@ -305,6 +305,12 @@ class _Run:
         slots |= {} if slot is None else {object_name(slot): slot}
         self._state.take_over(record, live, starts, slots, found.listed, records)
         taken = await self._complete(ring, here)
+        configured = {tier.name for tier in self._config.tiers}
+        self._notices += [
+            f"tier {name} of this repository is not in the configuration: tandem tier add {name} URL brings it in"
+            for name in tiers.values()
+            if name not in configured
+        ]
         epoch = takeover.setup.certificate.epoch
         return TakeoverResult(record.number, epoch, len(found.listed), found.recovered, taken, self._notices)
 
@@ -315,6 +321,12 @@ class _Run:
         for id in sorted(union.tiers - tiers.keys()):
             name = told.get(id, id.hex()[:8])
             tiers[id] = name if name not in tiers.values() else f"{name}-{id.hex()[:4]}"
+        for place in self._places:
+            if union.tiers and place.identity.tier_id not in union.tiers:
+                raise Refused(
+                    f"tier {place.config.name} was retired from this repository",
+                    "leave it out and run it again; what it holds can be read with --from URL",
+                )
         unknown = [tier.name for tier in self._config.tiers if tier.name not in tiers.values()]
         if unknown:
             raise Refused(

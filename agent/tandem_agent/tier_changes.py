@@ -78,8 +78,16 @@ async def replace_tier(
     while the old one is there, or holds something that no other has (unless ``force``)."""
     config, state = agent.config, agent.state
     row = _known(state, new.name)
+    others = [other for other in state.tiers() if other.id != row.id]
+    if not others:
+        raise Refused(
+            f"{new.name} is the only tier of the repository: there is nothing to fill another disk from",
+            "tandem tier add makes a second one while it is there; else begin anew with tandem init",
+        )
     await pin_host_key(config, new, confirm_host_key)
-    found = await _identity_at(config, new, make_root=True)
+    # Not made here: where the old one was, a folder that is not there is most often a disk that is not mounted.
+    moved = all(tier.url != new.url for tier in config.tiers if tier.name == new.name)
+    found = await _identity_at(config, new, make_root=moved)
     if found == row.identity:
         if any(tier.name == new.name and tier.url != new.url for tier in config.tiers):
             return found  # one that was stopped before the configuration named its place
@@ -89,7 +97,6 @@ async def replace_tier(
         )
     if found is not None and _row_of(state, found) is not None:
         raise Refused(f"at {new.url} is another tier of this repository", "name another place")
-    others = [other for other in state.tiers() if other.id != row.id]
     change = Change(
         new.name, new.url, *_total(state), *_only_on(state, row), others=[other.name for other in others]
     )
@@ -119,8 +126,7 @@ async def retire_tier(
     _check_loss(row, change, force)
     if not agree(change):
         raise Usage("nothing was changed", "run it again when you are sure")
-    forget()
-    await _change(agent, {other.id: other.name for other in others}, None, "", (row.id,), wait_s)
+    await _change(agent, {other.id: other.name for other in others}, None, "", (row.id,), wait_s, forget)
 
 
 def _known(state: State, name: str) -> TierRow:
@@ -226,13 +232,16 @@ async def _change(
     name: str,
     gone: Sequence[bytes],
     wait_s: float | None,
+    before: Callable[[], None] = lambda: None,
 ) -> None:
-    """The revision: ``tiers`` (names by id) and ``new``, called ``name``, without those ``gone``."""
+    """The revision: ``tiers`` (names by id) and ``new``, called ``name``, without those ``gone``; ``before`` is called
+    once it is known that some tier can be written to."""
     state = agent.state
     if new is not None:
         tiers = {**tiers, new.tier_id: name}
     await agent.tiers.drop(gone)
     targets = await reachable_targets(agent.tiers, wait_s)
+    before()
     revision = await Revision.begin(agent.tiers, targets, Progress())
 
     def within(record: Record) -> None:

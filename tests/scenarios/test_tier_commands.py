@@ -161,3 +161,53 @@ def test_two_disks_that_take_turns_at_one_place(desk: Desk, tmp_path: Path) -> N
     desk.run("sync")
     assert states(desk)["monday"] == "online"
     desk.same("--from", str(mount))
+
+
+def test_reading_by_name_with_another_disk_there_says_so_and_notes_nothing(
+    desk: Desk, tmp_path: Path
+) -> None:
+    mount = tmp_path / "disk"
+    desk.must("tier", "add", "monday", str(mount), "--yes")
+    desk.tiers["monday"] = str(mount)
+    monday = desk.unmount("monday")
+    desk.must("tier", "add", "friday", str(mount), "--yes")
+    before = desk.must("backups", "--json")
+    desk.fails(5, "restore", "latest", "--to", str(tmp_path / "out"), "--tier", "monday", says="another disk")
+    mount.rename(tmp_path / "friday")
+    mount.mkdir()
+    desk.fails(
+        5, "restore", "latest", "--to", str(tmp_path / "out"), "--tier", "monday", says="no repository in"
+    )
+    mount.rmdir()
+    monday.rename(mount)
+    assert desk.must("backups", "--json") == before
+    desk.same("--tier", "monday")
+
+
+def test_retiring_with_no_tier_there_changes_nothing(desk: Desk) -> None:
+    for name in desk.tiers:
+        desk.unmount(name)
+    before = desk.config.read_text()
+    desk.fails(5, "tier", "retire", "remote", "--yes", "--force", says="no tier can be written to")
+    assert desk.config.read_text() == before
+
+
+def test_the_only_tier_and_a_folder_that_is_not_there_are_not_replaced(desk: Desk) -> None:
+    aside = desk.unmount("vault")
+    Path(desk.tiers["vault"]).rmdir()
+    desk.fails(1, "tier", "replace", "vault", "--yes", says="is not there")
+    aside.rename(desk.tiers["vault"])
+    desk.must("tier", "retire", "remote", "--yes")
+    desk.fails(1, "tier", "replace", "vault", "--yes", "--force", says="the only tier")
+
+
+def test_a_takeover_does_not_bring_a_retired_tier_back(desk: Desk, tmp_path: Path) -> None:
+    desk.must("tier", "retire", "remote", "--yes")
+    desk.must("backup")
+    words = [f"--tier={name}={url}" for name, url in desk.tiers.items()]
+    state = str(tmp_path / "other state")
+    done = desk.run(
+        "takeover", str(desk.source), *words, "--state-dir", state, "--yes", config=tmp_path / "new.toml"
+    )
+    assert done.returncode == 1, done.stderr
+    assert "tier remote was retired" in done.stderr

@@ -78,7 +78,7 @@ def find_backup(backups: Sequence[BackupInfo], wanted: str) -> BackupInfo:
         good = [b for b in good if b.tiers] or good
         if not good:
             raise Missing("there is no backup yet", "make one with 'tandem backup'")
-        return max(good, key=lambda b: b.revision)
+        return max(good, key=lambda b: b.age)
     found = [b for b in backups if b.name == wanted]
     if not found and len(wanted) >= 8:
         found = [b for b in backups if b.id.hex().startswith(wanted.lower())]

@@ -117,6 +117,14 @@ def ftp_options(function: F) -> F:
     return function
 
 
+def confirmed(question: str) -> bool:
+    """Ask on the terminal; no is the answer that is taken for none. Ctrl-C ends the command at once."""
+    from ..prompting import interruptible
+
+    with interruptible():
+        return click.confirm(question, default=False, err=True)
+
+
 def run_async(main: Coroutine[Any, Any, T]) -> T:
     """Run ``main`` to its end. SIGINT, SIGTERM and SIGHUP cancel it; `StopRequestedError` is raised when it
     has cleaned up. A second signal ends the process at once (what is written is safe at every moment)."""

@@ -14,7 +14,7 @@ import click
 from tandem_protocol.errors import Refused, Usage
 
 from . import output
-from .common import Settings, ftp_options
+from .common import Settings, confirmed, ftp_options
 from .sources import checked_sources
 
 if TYPE_CHECKING:
@@ -109,13 +109,13 @@ def _configuration(
     if not arguments["tiers"]:
         if there:
             return _same(settings.load(), sources, None), ""
-        raise Usage("no tier given", "add --tier NAME=URL, see 'tandem init --help'")
-    wanted = parse_config(_draft(arguments), path, where="init")
+        raise Usage("no tier given", "add --tier NAME=URL, see --help")
+    wanted = parse_config(_draft(arguments), path, where="the command line")
     wanted = _with(wanted, sources, path, arguments)
     if there:
         return _same(settings.load(), sources, wanted), ""
     text = render_config(wanted, write_state_dir=True)
-    return parse_config(text, path, where="init"), text
+    return parse_config(text, path, where="the command line"), text
 
 
 def _draft(arguments: dict[str, Any]) -> str:
@@ -224,6 +224,6 @@ def host_key_check(accepted: set[str]) -> Callable[[str, Sequence[Any]], bool]:
         output.notice(f"Tier {tier}: the server shows this host key:")
         for key in keys:
             output.notice(f"  {output.shown(key.type)}  {output.shown(key.fingerprint)}")
-        return click.confirm("Is it what the server's owner told you?", default=False, err=True)
+        return confirmed("Is it what the server's owner told you?")
 
     return confirm

@@ -10,7 +10,7 @@ import click
 from tandem_protocol.errors import Usage
 
 from . import output
-from .common import Settings, common_options, run_async
+from .common import Settings, common_options, confirmed, run_async
 from .configuring import configuration, host_key_check, repository_options, written
 
 if TYPE_CHECKING:
@@ -71,11 +71,13 @@ def _ask(outlook: Outlook) -> bool:
     )
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise Usage("nobody is there to agree to the takeover", "give --yes if that is what you want")
-    return click.confirm("Take over?", default=False, err=True)
+    return confirmed("Take over?")
 
 
 def _show(result: TakeoverResult) -> None:
-    print(f"Taken over with revision {result.revision}, epoch {result.epoch}: {result.backups} backup(s).")
+    print(
+        f"Taken over with revision {result.revision}, epoch {result.epoch}: {output.counted(result.backups, 'backup')}."
+    )
     if result.recovered:
         print(f"{result.recovered} of them were found by their snapshots: their records could not be read.")
     for notice in result.notices:

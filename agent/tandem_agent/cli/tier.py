@@ -11,7 +11,7 @@ import click
 from tandem_protocol.errors import Refused, Usage
 
 from . import output
-from .common import Settings, common_options, run_async
+from .common import Settings, common_options, confirmed, run_async
 from .configuring import host_key_check, login_options, tier_config
 
 if TYPE_CHECKING:
@@ -114,7 +114,9 @@ def replace(
         from ..config_edit import change_tier
         from ..tier_changes import replace_tier
 
-        agree = _agreement(arguments["yes"], f"Replace tier {name}?")
+        agree = _agreement(
+            arguments["yes"], f"Retire what is called {name} now for good, and put this in its place?"
+        )
         identity = await replace_tier(
             agent, new, host_key_check(set(accepted)), agree, force, arguments["wait_s"]
         )
@@ -174,7 +176,7 @@ def retire(settings: Settings, name: str, force: bool, wait_s: float, yes: bool)
         await retire_tier(
             agent,
             name,
-            _agreement(yes, f"Retire tier {name}?"),
+            _agreement(yes, f"Retire tier {name} for good?"),
             force,
             wait_s,
             lambda: remove_tier(config.path, name),
@@ -207,7 +209,7 @@ def _agreement(yes: bool, question: str) -> Callable[[Change], bool]:
             return True
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise Usage("nobody is there to agree to the change", "give --yes if that is what you want")
-        return click.confirm(question, default=False, err=True)
+        return confirmed(question)
 
     return agree
 

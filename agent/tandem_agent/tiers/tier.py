@@ -250,11 +250,13 @@ class Tier:
             certificate = foreign.certificate if isinstance(foreign, (Claim, Record)) else foreign
             who = certificate.installation_id.hex()[:8]
             where = self._origin(foreign) if isinstance(foreign, (Claim, Record)) else ""
-        kind = (
-            "a clone or a restored image of this installation" if verdict.is_clone else "another installation"
-        )
+        kind = "another installation"
+        told = f"{verdict.reason}; it is {who}{where}, we are {ours}"
+        if verdict.is_clone:
+            kind = "a clone or a restored image of this installation"
+            told = f"{verdict.reason}{where}"
         return SecondInstallation(
-            f"tier {self.name}: {kind} writes to this repository ({verdict.reason}; it is {who}{where}, we are {ours})",
+            f"tier {self.name}: {kind} writes to this repository ({told})",
             "nothing was written; to go on from here: tandem takeover; only to read: restore --from URL; "
             "for a repository of its own: tandem init with other folders",
         )
