@@ -167,7 +167,7 @@ def written_records(
     steps: list[Step] = []
     created = newest_created(state.disks[t], stages[-1][1])
     newest = numbers.bit_length() - 1
-    in_order = created == newest or numbers == 1 << newest or not ctx.rules.last_created
+    in_order = created == newest or numbers == 1 << newest
     done = state._replace(disks=with_disk(state.disks, t, stages[-1][1]))
     after, seen = visit(ctx, done, i, t)
     if seen is None or isinstance(after, str):

@@ -54,7 +54,6 @@ BUDGETS: dict[str, dict[str, int]] = {
     "list_again": {"backup": 1, "fresh": 1, "takeover": 1, "snap": 1, "roll": 1},
     "sync_sizes": {"backup": 1, "cut": 1, "snap": 1, "roll": 1},
     "mark": {"backup": 1, "vanish": 1, "read": 1, "snap": 1, "roll": 1},
-    "last_created": {"backup": 2, "cut": 1, "snap": 1, "roll": 2, "kept": 1},
     "lacking_first": {"backup": 1, "vanish": 1, "cut": 2, "snap": 1, "roll": 1},
     "closings_ours": {"backup": 2, "cut": 5, "crash": 1, "fresh": 1, "takeover": 1, "in_turn": 1},
     "mark_sizes": {"backup": 1, "vanish": 1, "snap": 1, "roll": 1},
@@ -64,7 +63,7 @@ BUDGETS: dict[str, dict[str, int]] = {
 }
 
 
-SLOW = ("past_gaps", "by_number", "fence_stays", "closings_ours", "last_created")
+SLOW = ("past_gaps", "by_number", "fence_stays", "closings_ours")
 """Found only after tens of thousands of states: for the long form."""
 
 

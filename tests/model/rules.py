@@ -63,7 +63,6 @@ FOUND = {
     "list_again": "an imported tier is listed again when its base stands there",
     "sync_sizes": "sizes after the record in a synchronisation too",
     "mark": "objects that came without a record count only when something created after them stands there",
-    "last_created": "of records of which not the newest was created, several are not confirmed at contact",
     "lacking_first": "what is copied where its record stands already is lacking first",
     "closings_ours": "what a join closed is known as ours when it was stopped half-way",
     "mark_sizes": "what a mark stands for is looked for once more when it stands",
@@ -87,7 +86,7 @@ class Rules:
     announce_once = dedup_per_tier = base_lacking = no_mirror = exclusive = numbers_once = True
     join_voids = rollback_own = foreign_own = holds_durable = dedup_all = purge_look = repair_all = True
     list_above = claim_bytes = mark_sizes = close_foreign = fence_stays = list_again = sync_sizes = True
-    mark = last_created = lacking_first = closings_ours = dedup_everywhere = raise_after_loss = True
+    mark = lacking_first = closings_ours = dedup_everywhere = raise_after_loss = True
 
     def __init__(self, without: str = "") -> None:
         if without:
