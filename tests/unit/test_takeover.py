@@ -4,6 +4,7 @@ somebody else, torn records, junk in the way. What was acknowledged to anyone is
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -295,3 +296,19 @@ async def test_a_late_side_whose_identity_is_damaged_is_joined_too(site: Site) -
     site.down()
     site.places["remote"].damage(names.IDENTITY)
     await settled(second, dict(zip(ids, ("one", "late"), strict=True)))
+
+
+async def test_a_clone_that_left_a_gap_above_our_head_is_seen(site: Site) -> None:
+    """The clone's next number is levelled on a tier before the one below it."""
+    first, _ = await first_with(site, "one")
+    clone = site.machine("clone")
+    shutil.copytree(first.config.state_dir, clone.config.state_dir)
+    site.down("vault")
+    await clone.backup("two")
+    await clone.backup("three")
+    remote = site.places["remote"]
+    for path in (names.claim_path(3), names.record_path(3)):
+        del remote.shared[path]
+    site.down()
+    with pytest.raises(SecondInstallation, match="revision 4"):
+        await first.backup("too late")

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from tandem_agent.tiers.gaps import claims_that_stand, gaps_between, numbers_that_stand
+from tandem_agent.tiers.gaps import claims_that_stand, gaps_between, numbers_above, numbers_that_stand
 from tandem_protocol import names
 from tandem_protocol.errors import Corrupt, Missing, Unsupported
 from tandem_protocol.identity import MAX_SIZE, Identity, decode_identity
@@ -67,16 +67,21 @@ async def read_tier(
     async def find_unknown() -> None:
         unknown.extend(await numbers_that_stand(store, gaps, PROBE_UP_TO))
 
+    above: set[int] = set()
+
+    async def find_above() -> None:
+        above.update(await numbers_above(store, top))
+
     # Two steps however long the link: what says where to look, then what stands there.
-    await in_parallel(store.parallel, [reading.identify, reading.list_epochs, find_unknown])
+    await in_parallel(store.parallel, [reading.identify, reading.list_epochs, find_unknown, find_above])
     if not reading.is_our_repository:
         return Seen(reading.identity)
     if reading.identity is Fault.DAMAGED:
         await reading.read_whose_claims()
     known = {believed.highest_held, believed.last_written} - {0}
-    above = range(top + 1, min(top + 2, names.MAX_NUMBER + 1))
     await reading.read_all(known.union(unknown, above))
-    await reading.climb(above)
+    if above:
+        await reading.climb(max(above))
     return reading.seen()
 
 
@@ -160,9 +165,10 @@ class _Reading:
         jobs: list[Callable[[], Awaitable[None]]] = [partial(self._read_epoch, n) for n in self._listed]
         await in_parallel(self._store.parallel, jobs + self._parts(numbers))
 
-    async def climb(self, block: range) -> None:
-        """Go on above ``block``, which has been read, until nothing stands somewhere."""
-        end = min(block.start + MAX_CLIMB, names.MAX_NUMBER + 1)
+    async def climb(self, highest: int) -> None:
+        """Go on above ``highest``, which has been read, until nothing stands somewhere."""
+        end = min(highest + MAX_CLIMB, names.MAX_NUMBER + 1)
+        block = range(highest, highest + 1)
         while block and all(number in self._numbers for number in block):
             width = min(2 * len(block), CLIMB_AT_ONCE)
             block = range(block.stop, min(block.stop + width, end))

@@ -53,6 +53,20 @@ def gaps_between(low: int, top: int, held: Collection[int]) -> list[range]:
     return gaps
 
 
+async def numbers_above(store: Store, top: int) -> set[int]:
+    """The numbers above ``top`` that have a claim or record, as far as its leaf folder, or near its end the next one
+    too, shows them. They are listed and not probed one by one: somebody else may have left a gap there."""
+    first = min(top + 1, names.MAX_NUMBER)
+    leaves = {names.number_folder(n) for n in (first, min(first + LEAF // 16, names.MAX_NUMBER))}
+    found: set[int] = set()
+    for folder in sorted(leaves):
+        async for entry in store.list(folder):
+            parsed = names.parse_numbered(f"{folder}/{entry.name}")
+            if parsed is not None and parsed[0] > top:
+                found.add(parsed[0])
+    return found
+
+
 async def numbers_that_stand(store: Store, gaps: Sequence[range], probe_up_to: int) -> set[int]:
     """The numbers in ``gaps`` (ascending ranges) that may have a claim or record: all of them if they are at most
     ``probe_up_to``, else those that are listed."""
