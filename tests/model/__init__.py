@@ -23,8 +23,8 @@ P1 what is said to be on a tier is there, and what was acknowledged stays; P2 no
 where another installation had written before; P4 from wherever the faults end, a backup comes to its end, with all
 tiers and with each one alone; P5 one synchronisation makes the tiers equal, with all that was acknowledged.
 Forgiven: what a tier can no longer give because it was struck, and damage that nobody has seen yet. The case left
-open at the end of the protocol, a roll-back hidden by a clone that writes the same bytes again, is found without the
-rule `claim_bytes`, which closes it.
+open at the end of the protocol, a roll-back hidden by a clone that writes the same bytes again, is found
+(``--mutants claim_bytes``); the rule of that name would close it, and is not in the agent yet.
 
 A rule that is new or found to be missing: give it a name and a line in `rules`, an ``if ctx.rules.name`` where it
 acts, and in `mutants` the smallest budget in which the search finds what breaks without it. `test_model` then takes it

@@ -84,7 +84,6 @@ ALL: tuple[Configuration, ...] = (
     configuration("clone and checkpoint", backup=1, long=1, cut=1, crash=1, clone=1),
     configuration("clone and prune", backup=2, prune=1, cut=1, clone=1, collect=1, purge=1),
     configuration("clone, three tiers", tiers=3, backup=2, cut=2, clone=1),
-    configuration("clone and roll-back", in_turn=True, kept=True, backup=2, cut=1, crash=1, clone=1, roll=1),
     configuration("clone and takeover", backup=2, cut=1, clone=1, **_TAKEOVER),
     # Takeover.
     configuration("takeover", backup=2, cut=2, crash=1, **_TAKEOVER),

@@ -85,8 +85,11 @@ class Rules:
     last_on_checkpointed = on_needs_before = dedup_good = dedup_index = dedup_last_added = True
     announce_once = dedup_per_tier = base_lacking = no_mirror = exclusive = numbers_once = True
     join_voids = rollback_own = foreign_own = holds_durable = dedup_all = purge_look = repair_all = True
-    list_above = claim_bytes = mark_sizes = close_foreign = fence_stays = list_again = sync_sizes = True
+    list_above = mark_sizes = close_foreign = fence_stays = list_again = sync_sizes = True
     mark = lacking_first = closings_ours = dedup_everywhere = raise_after_loss = True
+    claim_bytes = (
+        False  # proposed: set it to see that it closes the case left open; the agent does not have it
+    )
 
     def __init__(self, without: str = "") -> None:
         if without:
