@@ -20,6 +20,7 @@ from tandem_agent import backup, reading, wiring
 from tandem_agent.database import Database
 from tandem_agent.tiers import importing
 from tandem_protocol import planning
+from tandem_protocol.errors import TandemError
 
 STEPS = 10
 LAST_LINES = 120
@@ -49,7 +50,7 @@ def simulate(seed: int, steps: int = STEPS, faults: Collection[str] = ()) -> lis
                 patch.object(planning, "BASE_OFTEN", 4 if seed % 4 == 1 else planning.BASE_OFTEN),
             ):
                 loop.run_until_complete(Scenario(world, steps, faults).run())
-        except (Violation, Deadlock) as fault:
+        except (Violation, Deadlock, TandemError) as fault:
             last = "\n".join(world.trace[-LAST_LINES:])
             again = shlex.join([str(seed), str(steps), *faults])
             raise Failed(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tandem_protocol.envelope import DocType
-from tandem_protocol.errors import Corrupt, Missing, NoTierReachable, TandemError, Unavailable
+from tandem_protocol.errors import Absent, Corrupt, Missing, NoTierReachable, TandemError, Unavailable
 from tandem_protocol.frames import Frame
 from tandem_protocol.index import MAX_SEGMENT
 from tandem_protocol.keys import KeyRing
@@ -142,8 +142,9 @@ class Fetcher:
 
     @property
     def notices(self) -> list[str]:
-        """One line for each tier that failed on the way."""
-        return [f"tier {t.name} failed: {t.fault.what}" for t in self._tiers if t.fault is not None]
+        """One line for each tier that failed on the way; a disk that is simply not there is no failure."""
+        failed = [t for t in self._tiers if t.fault is not None and not isinstance(t.fault, Absent)]
+        return [f"tier {t.name} failed: {t.fault.what}" for t in failed if t.fault is not None]
 
     def note(self, tier: str, kind: ObjectType, name: bytes, what: str) -> None:
         """Remember damage; a pack with thousands of bad places is remembered once."""
