@@ -13,6 +13,7 @@ from tests.support.office import Office
 from tandem_agent import keyslots
 from tandem_agent.keyslots import KeySlot, key_add, key_list, key_remove
 from tandem_agent.progress import Progress
+from tandem_agent.resync import sync
 from tandem_agent.tiers import targets
 from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.tierset import TierSet
@@ -182,5 +183,7 @@ async def test_killed_at_any_verb_the_slot_is_either_there_and_opens_or_is_not(
 
 
 async def _again(office: Office, tiers: TierSet) -> bool:
+    """Whether the next write reaches every tier, once what the killed one left on one of them is levelled."""
+    await sync(office.agent(tiers), (), False, Progress(), 60)
     revision = await Revision.begin(tiers, await reachable_targets(tiers, 1.0), Progress())
     return len(await revision.commit(Kind.CHECKPOINT, {})) == len(office.places)
