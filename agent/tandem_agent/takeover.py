@@ -39,7 +39,16 @@ from tandem_protocol.browse import read_slots
 from tandem_protocol.errors import NoTierReachable, Refused, TandemError, Usage
 from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.identity import Identity
-from tandem_protocol.joining import Side, Union, highest_epoch, highest_number, lacking, records_of, unite
+from tandem_protocol.joining import (
+    Side,
+    Union,
+    highest_epoch,
+    highest_number,
+    lacking,
+    records_of,
+    unite,
+    whole,
+)
 from tandem_protocol.keys import KeyRing, check_ring_matches
 from tandem_protocol.names import ObjectType, object_name, object_path
 from tandem_protocol.revision import (
@@ -278,7 +287,8 @@ class _Run:
         by_id = {place.identity.tier_id: place.store for place in self._places}
         by_name = {place.config.name: place.store for place in self._places}
         records = records_of(sides)
-        union = unite(sides, await read_lists(sides, by_id, set()))
+        lists = await read_lists(sides, by_id, set())
+        union = unite(sides, lists)
         found = await found_backups(ring, records.values(), union, by_name)
         self._notices += found.notices
         tiers = self._tier_names(told_names(ring, records.values()), union)
@@ -303,7 +313,7 @@ class _Run:
         ]
         live = [replace(o, added=record.number) for o in union.live.values()]
         slots |= {} if slot is None else {object_name(slot): slot}
-        self._state.take_over(record, live, starts, slots, found.listed, records)
+        self._state.take_over(record, live, starts, slots, found.listed, whole(records, lists))
         taken = await self._complete(ring, here)
         configured = {tier.name for tier in self._config.tiers}
         self._notices += [

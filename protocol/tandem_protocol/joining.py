@@ -108,6 +108,16 @@ def _telling(records: Mapping[bytes, Record], known: Collection[bytes]) -> list[
     return [h for h in found if h.hash not in closed or not all(p in passed or p in known for p in h.parents)]
 
 
+def whole(records: Mapping[bytes, Record], lists: Lists, known: Collection[bytes] = ()) -> set[bytes]:
+    """The hashes of those of ``records`` of which all that they descend from was read too, down to the start, a base
+    whose lists are known, or our own history. Of others it must not be said that our history has what is below."""
+    found: set[bytes] = set(known)
+    for record in sorted(records.values(), key=lambda record: record.number):
+        if _is_start(record, lists) or all(parent in found for parent in record.parents):
+            found.add(record.hash)
+    return found
+
+
 def lists_wanted(
     records: Mapping[bytes, Record], lists: Lists, bad: Collection[bytes], known: Collection[bytes] = ()
 ) -> set[bytes]:

@@ -20,6 +20,7 @@ from tandem_protocol.joining import (
     open_numbers,
     records_of,
     unite,
+    whole,
 )
 from tandem_protocol.lists import ListEntry
 from tandem_protocol.names import ObjectType
@@ -218,3 +219,14 @@ def test_what_a_listing_lacks(present: dict[bytes, tuple[ObjectType, int]], expe
         ref(2).name: LiveObject(PACK, ref(2).name, 100, 1, frozenset({TIER})),
     }
     assert lacking(Side(TIER, present=present), objects) == {ref(number).name for number in expected}
+
+
+def test_a_record_is_whole_only_if_all_below_it_was_read() -> None:
+    """A later revision may stand on a tier that misses those before it; what is below it is then not known."""
+    records = line(adds(1), adds(2), adds(3), adds(4))
+    read = records_of([side(records[0], records[2], records[3])])
+    assert whole(read, {}) == {records[0].hash}
+    assert whole(read, {}, {records[1].hash}) == {record.hash for record in records}
+    start = base(5, (50,), records[3])
+    assert start.hash not in whole(records_of([side(start)]), {})
+    assert whole(records_of([side(start)]), {ref(50).name: entries(1)}) == {start.hash}

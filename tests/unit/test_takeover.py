@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from tests.support.machines import Killed, Machine, Site, first_with
 
+from tandem_agent.progress import Progress
+from tandem_agent.tiers.targets import reachable_targets
+from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import open_agent
 from tandem_protocol import names
 from tandem_protocol.errors import Refused, SecondInstallation, TandemError
@@ -312,3 +315,27 @@ async def test_a_clone_that_left_a_gap_above_our_head_is_seen(site: Site) -> Non
     site.down()
     with pytest.raises(SecondInstallation, match="revision 4"):
         await first.backup("too late")
+
+
+async def test_what_lies_below_a_revision_that_was_levelled_alone_is_joined(site: Site) -> None:
+    """A revision without objects stands on the vault, those before it only on the remote, which is away."""
+    first, ids = await first_with(site, "one")
+    site.down("vault")
+    ids.append((await first.backup("two")).id)
+    async with open_agent(first.config, lambda: "") as agent:
+        revision = await Revision.begin(agent.tiers, await reachable_targets(agent.tiers, 0.0), Progress())
+        await revision.commit(Kind.CHECK, {})
+        number = agent.state.head
+        record = agent.state.record(number)
+    vault = site.places["vault"]
+    site.down("remote")
+    async with open_agent(first.config, lambda: "") as agent:
+        await agent.tiers.contact(1)
+        tier = agent.tiers.tiers[0]
+        await tier.write_claim(number, record.nonce, record.claim_parents)
+        await tier.write_record(record)
+    assert names.record_path(number) in vault.shared
+    second = site.machine("second")
+    await second.take_over()
+    site.down()
+    await settled(second, dict(zip(ids, ("one", "two"), strict=True)))

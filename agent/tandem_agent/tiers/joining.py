@@ -22,7 +22,7 @@ from tandem_agent.tiers.uniting import FoundBackups, found_backups
 from tandem_protocol.errors import SecondInstallation, TandemError, Unavailable
 from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.identity import Identity
-from tandem_protocol.joining import Side, Union, highest_number, lacking, records_of, unite
+from tandem_protocol.joining import Side, Union, highest_number, lacking, records_of, unite, whole
 from tandem_protocol.names import ObjectType, object_name, object_path
 from tandem_protocol.revision import Kind, ObjectRef, Record, RecordDraft, fresh_nonce, make_record
 
@@ -91,7 +91,8 @@ class _Join:
         known = self._state.ancestors()
         others = [tier for tier in self._tiers.reachable if tier not in self._late]
         stores = {tier.id: tier.store for tier in self._late}
-        union = unite(sides, await read_lists(sides, stores, known), known, self._state.names_told())
+        lists = await read_lists(sides, stores, known)
+        union = unite(sides, lists, known, self._state.names_told())
         records = records_of(sides)
         by_name = {tier.name: tier.store for tier in [*self._late, *others]}
         found = await found_backups(self._tiers.ring, records.values(), union, by_name)
@@ -111,7 +112,12 @@ class _Join:
         ]
         new = _new_backups(self._state.backups(), found.listed)
         self._state.join(
-            record, revived, starts, new, records, await read_keys(revived, list(stores.values()))
+            record,
+            revived,
+            starts,
+            new,
+            whole(records, lists, known),
+            await read_keys(revived, list(stores.values())),
         )
         for tier in self._late:
             await tier.look()
