@@ -6,9 +6,12 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.documents import Writer
+from tests.support.formats import make_ring
 from tests.support.machines import Killed, Machine, Site, first_with
 
 from tandem_agent.progress import Progress
@@ -17,7 +20,7 @@ from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import open_agent
 from tandem_protocol import names
 from tandem_protocol.errors import Refused, SecondInstallation, TandemError
-from tandem_protocol.identity import Identity
+from tandem_protocol.identity import Identity, decode_identity
 from tandem_protocol.revision import Kind
 
 VERBS = range(0, 60, 3)
@@ -339,3 +342,26 @@ async def test_what_lies_below_a_revision_that_was_levelled_alone_is_joined(site
     await second.take_over()
     site.down()
     await settled(second, dict(zip(ids, ("one", "two"), strict=True)))
+
+
+async def test_a_late_side_that_cannot_be_read_holds_up_no_other(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has a claim that somebody forged; the other one's backup must not wait for that."""
+    site = Site(memory_path, monkeypatch, "vault", "forged", "remote")
+    first, ids = await first_with(site, "one")
+    site.down("vault", "forged")
+    ids.append((await first.backup("late")).id)
+    site.down("forged", "remote")
+    second = site.machine("second")
+    await second.take_over()
+    site.down()
+    forged = site.places["forged"].shared
+    identity = decode_identity(forged["tandem"])
+    stranger = Writer(ring=replace(make_ring(9), repository_id=identity.repository_id))
+    forged[names.claim_path(1)] = stranger.claim(1, identity.tier_id).data
+    await second.sync()
+    states = await second.contact()
+    assert (states["vault"], states["forged"], states["remote"]) == ("online", "blocked", "online")
+    for tier in ("vault", "remote"):
+        assert await second.read(ids[1], tier) == "late"

@@ -18,7 +18,7 @@ from tandem_agent.catalog import Listed
 from tandem_agent.state import Intent, Setup, TierStart, now_text
 from tandem_agent.tiers.importing import Reading, close_open, highest_listed, read_keys, read_lists, read_side
 from tandem_agent.tiers.tier import Tier
-from tandem_agent.tiers.uniting import FoundBackups, found_backups
+from tandem_agent.tiers.uniting import found_backups
 from tandem_protocol.errors import SecondInstallation, TandemError, Unavailable
 from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.identity import Identity
@@ -36,27 +36,23 @@ _NAMING = (Kind.INIT, Kind.TIERS, Kind.TAKEOVER, Kind.JOIN)
 
 
 async def join_late(tiers: TierSet, late: Sequence[Tier]) -> None:
-    """Join what the tiers ``late`` have, which a look just found so; no intent may be open. One that fails is left
-    for the next time. Raises `SecondInstallation`."""
-    highest = 0
-    for tier in list(late):
+    """Join what the tiers ``late`` have, which a look just found so; no intent may be open. Each by a revision of its
+    own: one that fails is left for the next time, and holds up no other. Raises `SecondInstallation`."""
+    for tier in late:
         try:
-            highest = max(highest, await highest_listed(_reading(tiers, tier)))
+            await _join_one(tiers, tier)
+        except SecondInstallation:
+            raise
         except TandemError as fault:
+            log.warning("tier %s: not joined now: %s", tier.name, fault)
             tier.fail(fault)
-    here = [tier for tier in late if tier.connected]
-    if not here:
-        return
-    intent = tiers.new_intent({}, above=highest)
+
+
+async def _join_one(tiers: TierSet, late: Tier) -> None:
+    intent = tiers.new_intent({}, above=await highest_listed(_reading(tiers, late)))
     tiers.state.set_intent(intent)
     try:
-        await _Join(tiers, intent, here).run()
-    except SecondInstallation:
-        raise
-    except TandemError as fault:
-        log.warning("not joined now: %s", fault)
-        for tier in here:
-            tier.fail(fault)
+        await _Join(tiers, intent, late).run()
     finally:
         left = tiers.state.intent()
         if left is not None and not left.decided:
@@ -75,55 +71,44 @@ def _setup(tiers: TierSet) -> Setup:
 
 
 class _Join:
-    """One join of the tiers ``late``."""
+    """One join of the tier ``late``."""
 
-    def __init__(self, tiers: TierSet, intent: Intent, late: Sequence[Tier]) -> None:
+    def __init__(self, tiers: TierSet, intent: Intent, late: Tier) -> None:
         self._tiers = tiers
         self._state = tiers.state
         self._intent = intent
-        self._late = list(late)
+        self._late = late
 
     async def run(self) -> None:
-        for tier in self._late:
-            await tier.write_epoch()
-            await tier.write_claim(self._intent.number, self._intent.nonce, ())
-        sides = [await self._import(tier) for tier in self._late]
+        late, ring = self._late, self._tiers.ring
+        await late.write_epoch()
+        await late.write_claim(self._intent.number, self._intent.nonce, ())
+        side = await self._import()
         known = self._state.ancestors()
-        others = [tier for tier in self._tiers.reachable if tier not in self._late]
-        stores = {tier.id: tier.store for tier in self._late}
-        lists = await read_lists(sides, stores, known)
-        union = unite(sides, lists, known, self._state.names_told())
-        records = records_of(sides)
-        by_name = {tier.name: tier.store for tier in [*self._late, *others]}
-        found = await found_backups(self._tiers.ring, records.values(), union, by_name)
+        lists = await read_lists([side], {late.id: late.store}, known)
+        union = unite([side], lists, known, self._state.names_told())
+        records = records_of([side])
+        others = self._tiers.reachable
+        by_name = {tier.name: tier.store for tier in [late, *others]}
+        found = await found_backups(ring, records.values(), union, by_name)
         for notice in found.notices:
             log.warning("join: %s", notice)
         unheard = self._unheard(union, records)
-        record, revived = await self._prepare(union, found, [*self._late, *others], unheard)
+        new = _new_backups(self._state.backups(), found.listed)
+        record, revived = await self._prepare(union, new, [late, *others], unheard)
         live = self._state.live() | {o.name: o for o in revived}
-        starts = [
-            TierStart(tier.row.identity, tier.name, True, _lacking(side, live))
-            for tier, side in zip(self._late, sides, strict=True)
-        ]
         setup = _setup(self._tiers)
+        starts = [TierStart(late.row.identity, late.name, True, _lacking(side, live))]
         starts += [
             TierStart(Identity(setup.repository_id, id, setup.root_public), name, False)
             for id, name in unheard.items()
         ]
-        new = _new_backups(self._state.backups(), found.listed)
-        self._state.join(
-            record,
-            revived,
-            starts,
-            new,
-            whole(records, lists, known),
-            await read_keys(revived, list(stores.values())),
-        )
-        for tier in self._late:
-            await tier.look()
+        keys = await read_keys(revived, [late.store])
+        self._state.join(record, revived, starts, new, whole(records, lists, known), keys)
+        await late.look()
 
     def _unheard(self, union: Union, records: Mapping[bytes, Record]) -> dict[bytes, str]:
-        """Names by id of the tiers that only the late sides know: they are tiers of the repository, not read yet. Those
+        """Names by id of the tiers that only the late side knows: they are tiers of the repository, not read yet. Those
         that our own history has named and names no more are retired."""
         named = [n for n in self._state.journal if self._state.kind_of(n) in _NAMING]
         ours = {id for number in named for id in self._state.record(number).tiers or ()}
@@ -136,7 +121,8 @@ class _Join:
             taken.add(unheard[id])
         return unheard
 
-    async def _import(self, tier: Tier) -> Side:
+    async def _import(self) -> Side:
+        tier = self._late
         reading = _reading(self._tiers, tier)
         number = self._intent.number
 
@@ -157,7 +143,7 @@ class _Join:
         return make_record(self._tiers.ring, setup.installation, setup.certificate, draft)
 
     async def _prepare(
-        self, union: Union, found: FoundBackups, to: Sequence[Tier], unheard: Mapping[bytes, str]
+        self, union: Union, new: Sequence[Listed], to: Sequence[Tier], unheard: Mapping[bytes, str]
     ) -> tuple[Record, list[LiveObject]]:
         """The record, its lists put on every tier ``to``, and what it makes live beside what we have."""
         number = self._intent.number
@@ -169,15 +155,14 @@ class _Join:
         for tier in to:
             await _put_lists(tier, lists)
         refs = tuple(ObjectRef(ObjectType.LIST, object_name(data), len(data)) for data in lists)
-        new = _new_backups(self._state.backups(), found.listed)
         replaced = {about["id"] for _, about in new}
-        backups = [pair for pair in self._state.backups() if pair[1]["id"] not in replaced] + new
+        backups = [pair for pair in self._state.backups() if pair[1]["id"] not in replaced]
         draft = RecordDraft(
             number,
             self._intent.nonce,
             Kind.JOIN,
             self._intent.parents + union.heads,
-            {**_about(), **base_details(rows, backups)},
+            {**_about(), **base_details(rows, [*backups, *new])},
             refs,
             old_lists(self._state.bases(), [ref.name for ref in refs]),
             tuple(ref.name for ref in refs),
