@@ -402,7 +402,9 @@ class _Levelling:
             raise Unavailable(f"tier {tier.name} lost what it had just been sent")
         self.unmarked |= {o.name for o in brought if o.name in held.lacking}
         self.needs_mark |= len(ready) > 1 and not marked
-        await confirm(tier, state, ready, max(created, default=0))
+        # One that stood there alone, with all its objects, was written last by whoever ended before it was known.
+        alone = ready[0] if len(ready) == 1 else 0
+        await confirm(tier, state, ready, max(created, default=alone))
         if marked:
             self.needs_mark = False
             state.remove_lacking(tier.id, self.unmarked)
