@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _LOGIN = (
-    click.option("--identity-file", metavar="FILE", help="SSH private key for the sftp tiers."),
-    click.option("--password-file", metavar="FILE", help="File with the login password for the servers."),
+    click.option("--identity-file", metavar="FILE", help="SSH private key for sftp."),
+    click.option("--password-file", metavar="FILE", help="File with the login password for the server."),
     click.option("--password-command", metavar="COMMAND", help="Command that prints that password."),
     ftp_options,
     click.option(

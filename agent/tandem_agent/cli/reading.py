@@ -7,6 +7,7 @@ passphrase. Nothing is written to any tier, and nothing is claimed.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +17,8 @@ import click
 from tandem_protocol.errors import Refused, Usage
 
 from . import output
-from .common import Settings, ftp_options
+from .common import Settings
+from .configuring import host_key_check, login_options
 
 if TYPE_CHECKING:
     from ..config import Config, TierConfig
@@ -32,16 +34,7 @@ _OPTIONS = (
     click.option(
         "--from", "url", metavar="URL", help="Read from here, without configuration or local state."
     ),
-    click.option("--identity-file", metavar="FILE", help="SSH private key for --from."),
-    click.option("--password-file", metavar="FILE", help="File with the login password for --from."),
-    ftp_options,
-    click.option(
-        "--accept-host-key",
-        "accepted",
-        multiple=True,
-        metavar="SHA256:…",
-        help="Trust the server of --from with this host key.",
-    ),
+    login_options,
 )
 
 
@@ -103,6 +96,7 @@ async def _place_alone(where: Mapping[str, Any]) -> Config:
         place=place,
         identity_file=_absolute(where["identity_file"]),
         password_file=_absolute(where["password_file"]),
+        password_command=tuple(shlex.split(where["password_command"] or "")) or None,
         host_keys=tuple(where["accepted"]),
         ca_file=_absolute(where["ca_file"]),
         certificate_fingerprint=read_fingerprint(where["certificate_fingerprint"])
@@ -123,7 +117,6 @@ async def _confirmed(config: Config, tier: TierConfig) -> TierConfig:
     from tandem_protocol.stores.host_keys import fetch_host_keys
 
     from ..wiring import pinned_lines
-    from .configuring import host_key_check
 
     if pinned_lines(config, tier.place):
         return tier
