@@ -5,6 +5,8 @@ What a mutant leaves out is left out here: the question is spoiled, or the answe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tests.model import things
 from tests.model.context import Context
 from tests.model.things import DATA, INDEXES, LiveView, bits, live_after, name_of, tier_id
@@ -17,9 +19,9 @@ from tandem_protocol.planning import TierFacts
 from tandem_protocol.verdict import State as TierState
 
 
-def mask_of(names: object) -> int:
+def mask_of(names: Iterable[bytes]) -> int:
     mask = 0
-    for name in names:  # type: ignore[attr-defined]
+    for name in names:
         mask |= 1 << int.from_bytes(name, "big")
     return mask
 

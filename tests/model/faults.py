@@ -77,7 +77,7 @@ def _on_tier(ctx: Context, state: State, t: int, disk: Disk) -> list[Step]:
             (f"storage of {t} keeps a snapshot", state._replace(disks=disks, budget=spend(budget, SNAP)))
         )
     if disk.snap and tuple(disk._replace(snap=())) != disk.snap:
-        kept = Disk(*disk.snap)  # type: ignore[arg-type]
+        kept = Disk(*disk.snap)  # type: ignore[arg-type]  # its fields, as they were kept
         # What was good again before is not forgiven.
         back = kept._replace(gone=kept.gone & disk.gone, era=disk.era + 1)
         if budget[ROLL]:

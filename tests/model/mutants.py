@@ -69,4 +69,4 @@ SLOW = ("past_gaps", "by_number", "fence_stays", "closings_ours")
 
 def configuration_for(rule: str) -> Configuration:
     """Small enough that the shortest run is found soon."""
-    return configuration(f"without {rule}", **{"tiers": 2, **BUDGETS[rule]})  # type: ignore[arg-type]
+    return configuration(f"without {rule}", **{"tiers": 2, **BUDGETS[rule]})  # type: ignore[arg-type]  # counts, and a flag or two

@@ -54,17 +54,6 @@ HARM: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
-
-
-@pytest.fixture
-def bench(made: Bench) -> Bench:
-    made.reset()
-    return made
-
-
-@pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> TierFiles:
     """A tier of somebody else's repository, as far as ours."""
     folder = tmp_path_factory.mktemp("stranger")

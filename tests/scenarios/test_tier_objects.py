@@ -47,17 +47,6 @@ MEMORY = 1024
 """MiB of addresses for a command: three times what it takes, and nothing beside what the bombs unfold to."""
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
-
-
-@pytest.fixture
-def bench(made: Bench) -> Bench:
-    made.reset()
-    return made
-
-
 def vault_alone(bench: Bench, code: int) -> subprocess.CompletedProcess[str]:
     """The latest backup from the vault alone: it has to end with ``code``, and nothing wrong is restored."""
     target = bench.folder / "alone"
