@@ -46,6 +46,30 @@ async def test_the_script_is_a_server_as_long_as_it_is_honest() -> None:
                 await store.size("keys/x")
 
 
+class EndsWithTheTransfer(ScriptedFtp):
+    """A transfer that the client cuts short ends the session, without a word or with 421."""
+
+    last_words = ""
+
+    def on_retr(self, session: Session, path: str) -> str:
+        try:
+            return super().on_retr(session, path)
+        except OSError:
+            session.say(self.last_words)
+            raise
+
+
+@pytest.mark.parametrize("words", ["", "421 goodbye"])
+async def test_a_session_that_ends_with_a_part_read_is_begun_anew(words: str) -> None:
+    with EndsWithTheTransfer() as server:
+        server.last_words = words
+        async with opened(server) as store:
+            await store.put(NAME, DATA * 16)
+            for offset in (5, 1_000_000):
+                assert await store.read(NAME, offset, 10) == (DATA * 2)[offset : offset + 10]
+        assert sum(line.startswith("USER") for line in server.asked) == 3
+
+
 class SaysItIsComplete(ScriptedFtp):
     def on_stor(self, session: Session, path: str) -> str:
         self.files[path] = session.receive(100_000)

@@ -14,7 +14,6 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from ..errors import Corrupt, Refused, Unavailable
 from .ftp_errors import ReplyError
@@ -132,11 +131,14 @@ class FtpData:
 
     def _after_cut(self) -> None:
         """Read what the server says to a transfer that was ended from here: mostly 426, seldom 226, and
-        Pure-FTPD's statistics come under 150."""
-        with suppress(ReplyError):
+        Pure-FTPD's statistics come under 150. One that ends the session as well (ProFTPD does, once in
+        thousands) has sent what was wanted all the same."""
+        try:
             self._link.getresp()
-        if self._link.lastresp == "421":
-            raise Unavailable(f"{self._link.target.place}: the server ends the session")
+        except ReplyError as error:
+            self._link.is_over = error.code == 421
+        except (EOFError, OSError):
+            self._link.is_over = True
 
     def listing(self, command: str) -> bytes:
         """The whole answer to MLSD or LIST, ended as it should."""

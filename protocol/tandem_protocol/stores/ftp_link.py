@@ -50,6 +50,8 @@ class FtpLink(ftplib.FTP):
         self.target = target
         self.context = None if target.tls == "none" else make_context(target)
         self.features: frozenset[str] = frozenset()
+        self.is_over = False
+        """Whether the server has ended the session, or left it in doubt, after a verb that was carried out."""
         self._input = bytearray()
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
