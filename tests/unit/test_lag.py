@@ -108,6 +108,7 @@ async def test_past_its_budget_it_leaves_in_the_middle_of_an_object_and_the_othe
         await turns()
     await asyncio.wait_for(add(revision, 17), 30)
     assert await asyncio.wait_for(commit(revision), 30) == ["vault"]
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("upload to")]
     assert (gate.cancelled, len(gate.asked)) == (1, 4)
     assert remote.state is State.LAGGING
     assert "held up for 0 s; synchronisation brings it level" in remote.reason

@@ -81,6 +81,12 @@ class Target:
             self._queue.put_nowait(None)
         await asyncio.gather(*self._senders)
 
+    async def drain(self) -> None:
+        """End what goes on for a target that has failed; everything that waits for it is given back."""
+        for put in self._puts:
+            put.cancel()
+        await self.finish()
+
     async def cancel(self) -> None:
         """End everything where it is."""
         for task in self._senders:
