@@ -30,7 +30,7 @@ from tandem_agent.wiring import Agent
 from tandem_protocol.errors import NoTierReachable, TandemError, printable
 from tandem_protocol.names import ObjectType, object_name
 from tandem_protocol.planning import trusted_up_to
-from tandem_protocol.revision import Kind
+from tandem_protocol.revision import UNITING, Kind
 from tandem_protocol.snapshot import Snapshot, encode_snapshot
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 3
 """How often in a row a backup begins that loses every tier without having saved anything."""
 
-REMOVING = (Kind.PRUNE, Kind.CHECK, Kind.REPAIR, Kind.TAKEOVER, Kind.JOIN)
+REMOVING = (Kind.PRUNE, Kind.CHECK, Kind.REPAIR, *UNITING)
 """Kinds after which content that a files cache remembers may be gone."""
 
 

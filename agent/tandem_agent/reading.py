@@ -26,7 +26,7 @@ from tandem_protocol.index import PackEntry, decode_segment
 from tandem_protocol.keys import KeyRing, check_ring_matches
 from tandem_protocol.names import ObjectType, object_folders, parse_object_name
 from tandem_protocol.pack import read_trailer, trailer_span
-from tandem_protocol.revision import Kind
+from tandem_protocol.revision import UNITING
 from tandem_protocol.snapshot import decode_snapshot
 from tandem_protocol.store import Store
 
@@ -235,6 +235,6 @@ async def _stored_backups(
             except (Corrupt, Missing, Unsupported):
                 continue
             told.append((0, recovered(found.name, snapshot, [str(about["name"]) for _, about in told])))
-    united = max((r.number for r in history.records if r.kind in (Kind.TAKEOVER, Kind.JOIN)), default=0)
+    united = max((r.number for r in history.records if r.kind in UNITING), default=0)
     backups = [info_of(number, about, [tier], own=number > united) for number, about in told]
     return sorted(backups, key=lambda backup: backup.age)

@@ -297,9 +297,9 @@ class _Run:
         others = [found for name, found in union.live.items() if name not in slots]
         slots |= await read_keys(others, list(by_id.values()))
         slot = slot_if_needed(self._config, ring, slots.values())
-        pieces = _new_objects(union.live, tiers, slot)
+        pieces = _new_objects(union.live, tiers, slot, found.segments(ring, takeover.number))
         await self._each(lambda place: _put_all(place.store, pieces))
-        record = _record(ring, takeover, union.heads, pieces, tiers, base_details(tiers, found.listed))
+        record = _record(ring, takeover, union, pieces, tiers, base_details(tiers, found.listed))
         here = {place.identity.tier_id for place in self._places}
         imported = {side.tier_id: lacking(side, union.live) for side in sides if side.tier_id in here}
         starts = [
@@ -357,20 +357,22 @@ class _Run:
             await tiers.close()
 
 
-def _new_objects(live: Live, tiers: Iterable[bytes], slot: bytes | None) -> list[tuple[ObjectType, bytes]]:
-    """What the base adds: the slot for this agent's key if it needs one, and the lists of all that is live."""
-    after = dict(live)
+def _new_objects(
+    live: Live, tiers: Iterable[bytes], slot: bytes | None, segments: Sequence[bytes]
+) -> list[tuple[ObjectType, bytes]]:
+    """What the base adds: the slot for this agent's key if it needs one, index segments, and the lists of all that is
+    live."""
+    new = [(ObjectType.INDEX, data) for data in segments]
     if slot is not None:
-        name = object_name(slot)
-        after[name] = LiveObject(ObjectType.KEY, name, len(slot), 0)
-    lists = [(ObjectType.LIST, data) for data in list_objects(after, tiers)]
-    return lists if slot is None else [(ObjectType.KEY, slot), *lists]
+        new.insert(0, (ObjectType.KEY, slot))
+    added = {name: LiveObject(kind, name, len(data), 0) for kind, data in new for name in [object_name(data)]}
+    return new + [(ObjectType.LIST, data) for data in list_objects({**live, **added}, tiers)]
 
 
 def _record(
     ring: KeyRing,
     takeover: Takeover,
-    heads: tuple[bytes, ...],
+    union: Union,
     pieces: Iterable[tuple[ObjectType, bytes]],
     tiers: Iterable[bytes],
     details: Mapping[str, Any],
@@ -380,11 +382,12 @@ def _record(
         takeover.number,
         takeover.nonce,
         Kind.TAKEOVER,
-        heads,
+        union.heads,
         {"host": socket.gethostname(), "time": now_text(), **details},
         refs,
         lists=tuple(ref.name for ref in refs if ref.type is ObjectType.LIST),
         tiers=tuple(sorted(tiers)),
+        unread=tuple(union.unread),
     )
     return make_record(ring, takeover.setup.installation, takeover.setup.certificate, draft)
 

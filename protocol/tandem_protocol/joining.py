@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from .history import Live, LiveObject, live_from_lists, replay
 from .lists import ListEntry
 from .names import ObjectType
-from .revision import Certificate, Claim, Kind, Record
+from .revision import UNITING, Certificate, Claim, Kind, Record
 from .verdict import Fault
 
 BELIEVABLE = 1 << 20
@@ -38,12 +38,14 @@ class Side:
 @dataclass(frozen=True, slots=True)
 class Union:
     """What becomes of some sides: the hashes of their ``heads``, what is ``live``, the ids of the ``tiers`` of the
-    repository, and the names of objects ``kept`` in doubt: there, and named by no record that can be read."""
+    repository, the names of objects ``kept`` in doubt: there, and named by no record that can be read; and the hashes
+    of records ``unread`` that the heads descend from: if one turns up, it has not been heard."""
 
     heads: tuple[bytes, ...]
     live: Live
     tiers: frozenset[bytes]
     kept: frozenset[bytes]
+    unread: frozenset[bytes]
 
 
 def highest_number(sides: Iterable[Side]) -> int:
@@ -84,13 +86,20 @@ def records_of(sides: Iterable[Side]) -> dict[bytes, Record]:
 
 
 def heads(records: Mapping[bytes, Record], known: Collection[bytes] = ()) -> list[Record]:
-    """The records that no other one descends from, lowest number first. ``known`` are hashes of records that are in
-    our own history: it descends from them."""
-    parents = {parent for record in records.values() for parent in record.parents}
+    """The records that no other one descends from, or whose descendants were united without them, lowest number first.
+    ``known`` are hashes of records that are in our own history: it descends from them."""
+    passed = {parent for record in records.values() for parent in record.parents} - _unheard(records)
     found = [
-        r for r in records.values() if r.hash not in parents and r.hash not in known and not _is_closing(r)
+        r for r in records.values() if r.hash not in passed and r.hash not in known and not _is_closing(r)
     ]
     return sorted(found, key=lambda record: (record.number, record.hash))
+
+
+def _unheard(records: Mapping[bytes, Record]) -> set[bytes]:
+    """What some union could not read, and none has named as one of its own parents since."""
+    unread = {found for record in records.values() for found in record.unread}
+    heard = {parent for record in records.values() if record.kind in UNITING for parent in record.parents}
+    return unread - heard
 
 
 def _is_closing(record: Record) -> bool:
@@ -174,6 +183,7 @@ def unite(
         {name: replace(found, added=0) for name, found in live.items() if found.type is not ObjectType.LIST},
         frozenset().union(*tiers),
         frozenset(kept),
+        frozenset().union(*(branch.unread for branch in told)) - records.keys() - set(known),
     )
 
 
@@ -181,6 +191,7 @@ def unite(
 class _Branch:
     live: Live
     broken: bool
+    unread: set[bytes]
     line: list[Record]
 
 
@@ -190,19 +201,23 @@ def _live_at(head: Record, records: Mapping[bytes, Record], lists: Lists) -> _Br
     last = line[-1]
     start: Live = {}
     broken = False
+    unread = {found for record in line for found in record.unread}
     told = list(line)
     if _is_start(last, lists):
         start = live_from_lists((e for name in last.lists or () for e in lists[name]), last.number)
     else:
         for parent in last.parents:
-            broken |= parent not in records
-            if parent in records:
+            if parent not in records:
+                broken = True
+                unread.add(parent)
+            else:
                 above = _live_at(records[parent], records, lists)
                 broken |= above.broken
+                unread |= above.unread
                 told += above.line
                 _unite_into(start, above.live)
     newest_tiers = next(([record] for record in told if record.tiers is not None), [])
-    return _Branch(replay(reversed(line), start), broken, newest_tiers)
+    return _Branch(replay(reversed(line), start), broken, unread, newest_tiers)
 
 
 def _unite_into(live: Live, other: Live) -> None:

@@ -53,6 +53,10 @@ class Kind(StrEnum):
     ABORTED = "aborted"
 
 
+UNITING = (Kind.TAKEOVER, Kind.JOIN)
+"""Kinds of revisions that bring several histories together: their parents are the heads that were found."""
+
+
 class Forged(Corrupt):
     """A good signature by a key that the root never enrolled: a security event, not damage."""
 
@@ -132,7 +136,8 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All of revision ``number`` is here. The same bytes on every tier; ``lists`` is None but in a base."""
+    """All of revision ``number`` is here. The same bytes on every tier; ``lists`` is None but in a base. ``unread``:
+    hashes of records below that a takeover or join could not read: it does not count for what they say."""
 
     repository_id: bytes
     number: int
@@ -144,6 +149,7 @@ class Record:
     removed: tuple[Removal, ...]
     lists: tuple[bytes, ...] | None
     tiers: tuple[bytes, ...] | None
+    unread: tuple[bytes, ...]
     read_requires: tuple[str, ...]
     write_requires: tuple[str, ...]
     sealed: bytes = field(repr=False)
@@ -157,7 +163,7 @@ class Record:
     @property
     def claim_parents(self) -> tuple[bytes, ...]:
         """What its claim names as parents: a takeover's and a join's are known only once they are decided."""
-        return () if self.kind in (Kind.TAKEOVER, Kind.JOIN) else self.parents
+        return () if self.kind in UNITING else self.parents
 
     @property
     def is_base(self) -> bool:
@@ -177,6 +183,7 @@ class RecordDraft:
     removed: tuple[Removal, ...] = ()
     lists: tuple[bytes, ...] | None = None
     tiers: tuple[bytes, ...] | None = None
+    unread: tuple[bytes, ...] = ()
     read_requires: tuple[str, ...] = ()
     write_requires: tuple[str, ...] = ()
 
@@ -257,6 +264,8 @@ def make_record(
         body["lists"] = list(draft.lists)
     if draft.tiers is not None:
         body["tiers"] = sorted(draft.tiers)
+    if draft.unread:
+        body["unread"] = sorted(draft.unread)
     return parse_record(envelope.sign(DocType.RECORD, body, installation.key), ring.repository_id, None)
 
 
@@ -330,6 +339,7 @@ def parse_record(
         removed=tuple(_removals(fields.list("removed", MAX_OBJECTS))),
         lists=_ids(fields, "lists", 32) if fields.has("lists") else None,
         tiers=_ids(fields, "tiers", 16) if fields.has("tiers") else None,
+        unread=_ids(fields, "unread", 32) if fields.has("unread") else (),
         read_requires=_features(fields, "read_requires"),
         write_requires=_features(fields, "write_requires"),
         sealed=fields.bytes("sealed"),

@@ -63,7 +63,7 @@ def tier_id(tier: int, generation: int = 1) -> bytes:
 class RecordDoc(NamedTuple):
     """A record of the model. ``removed``: masks, first for all tiers, then one per tier; ``lives``: what a base
     lists, as (bit, mask of tiers where it is dead), None for no base; ``revived``: what a join makes live again, told
-    by its lists and not by ``added``."""
+    by its lists and not by ``added``; ``unread``: records below that could not be read for it."""
 
     number: int
     cert: int
@@ -74,6 +74,7 @@ class RecordDoc(NamedTuple):
     removed: tuple[int, ...] = ()
     lives: tuple[tuple[int, int], ...] | None = None
     revived: tuple[tuple[int, int], ...] = ()
+    unread: tuple[int, ...] = ()
 
 
 _codes: dict[object, int] = {}
@@ -152,6 +153,7 @@ def _real(doc: RecordDoc, code: int) -> Record:
         removed=tuple(removed),
         lists=None if doc.lives is None else (_list_name(code),) if doc.lives else (),
         tiers=None,
+        unread=tuple(_records[p].hash for p in doc.unread),
         read_requires=(),
         write_requires=(),
         sealed=b"",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,16 @@ from tests.support.formats import make_ring
 from tests.support.machines import Killed, Machine, Site, first_with
 
 from tandem_agent.progress import Progress
+from tandem_agent.tiers import writing
 from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import open_agent
 from tandem_protocol import names
-from tandem_protocol.errors import Refused, SecondInstallation, TandemError
+from tandem_protocol.errors import Refused, SecondInstallation, TandemError, Unavailable
 from tandem_protocol.identity import Identity, decode_identity
-from tandem_protocol.revision import Kind
+from tandem_protocol.replicate import sizes_of
+from tandem_protocol.revision import Kind, ObjectRef
+from tandem_protocol.store import Store
 
 VERBS = range(0, 60, 3)
 
@@ -320,8 +324,12 @@ async def test_a_clone_that_left_a_gap_above_our_head_is_seen(site: Site) -> Non
         await first.backup("too late")
 
 
-async def test_what_lies_below_a_revision_that_was_levelled_alone_is_joined(site: Site) -> None:
-    """A revision without objects stands on the vault, those before it only on the remote, which is away."""
+@pytest.mark.parametrize("heir", ["second", "third"])
+async def test_what_lies_below_a_revision_that_was_levelled_alone_is_heard_later(
+    site: Site, heir: str
+) -> None:
+    """A revision without objects stands on the vault, those before it only on the remote, which is away at the
+    takeover. Then it is joined, or a third installation takes over from both."""
     first, ids = await first_with(site, "one")
     site.down("vault")
     ids.append((await first.backup("two")).id)
@@ -341,6 +349,53 @@ async def test_what_lies_below_a_revision_that_was_levelled_alone_is_joined(site
     second = site.machine("second")
     await second.take_over()
     site.down()
+    machine = second
+    if heir == "third":
+        machine = site.machine("third")
+        await machine.take_over()
+    await settled(machine, dict(zip(ids, ("one", "two"), strict=True)))
+
+
+async def test_a_backup_that_was_tried_twice_is_listed_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every tier is lost when the first attempt has all but its record there; the second one comes through."""
+    first, _ = await first_with(site)
+    breaks = iter(site.places)
+
+    async def break_first(store: Store, objects: Sequence[ObjectRef]) -> dict[bytes, int]:
+        if next(breaks, None) is not None:
+            raise Unavailable("the link broke")
+        return await sizes_of(store, objects)
+
+    monkeypatch.setattr(writing, "sizes_of", break_first)
+    id = (await first.backup("twice")).id
+    assert len(site.places["vault"].paths("snapshots/")) == 2
+    second = site.machine("second")
+    assert (await second.take_over()).recovered == 0
+    assert [backup.id.hex() for backup in second.backups()] == [id]
+    await settled(second, {id: "twice"})
+
+
+async def test_packs_that_no_index_names_are_named_by_the_takeover(site: Site) -> None:
+    """Both servers drop the index of a backup, and the machine dies as soon as one has all the rest."""
+    first, ids = await first_with(site, "one")
+    snapshots = iter([True])
+
+    def drop(verb: str, path: str) -> bool:
+        if verb == "put" and path.startswith("snapshots/") and not next(snapshots, False):
+            raise Killed
+        return not (verb == "put" and path.startswith("index/"))
+
+    for place in site.places.values():
+        place.hook = drop
+    with suppress(Killed):
+        await first.backup("two")
+    site.down()
+    second = site.machine("second")
+    result = await second.take_over()
+    assert result.recovered == 1
+    ids += {backup.id.hex() for backup in second.backups()} - set(ids)
     await settled(second, dict(zip(ids, ("one", "two"), strict=True)))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,14 +24,14 @@ from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.identity import Identity
 from tandem_protocol.joining import Side, Union, highest_number, lacking, records_of, unite, whole
 from tandem_protocol.names import ObjectType, object_name, object_path
-from tandem_protocol.revision import Kind, ObjectRef, Record, RecordDraft, fresh_nonce, make_record
+from tandem_protocol.revision import UNITING, Kind, ObjectRef, Record, RecordDraft, fresh_nonce, make_record
 
 if TYPE_CHECKING:
     from tandem_agent.tiers.tierset import TierSet
 
 log = logging.getLogger(__name__)
 
-_NAMING = (Kind.INIT, Kind.TIERS, Kind.TAKEOVER, Kind.JOIN)
+_NAMING = (Kind.INIT, Kind.TIERS, *UNITING)
 """Kinds of revisions that may change which tiers the repository has."""
 
 
@@ -95,7 +95,8 @@ class _Join:
             log.warning("join: %s", notice)
         unheard = self._unheard(union, records)
         new = _new_backups(self._state.backups(), found.listed)
-        record, revived = await self._prepare(union, new, [late, *others], unheard)
+        segments = found.segments(ring, self._intent.number)
+        record, revived = await self._prepare(union, new, segments, [late, *others], unheard)
         live = self._state.live() | {o.name: o for o in revived}
         setup = _setup(self._tiers)
         starts = [TierStart(late.row.identity, late.name, True, _lacking(side, live))]
@@ -143,18 +144,28 @@ class _Join:
         return make_record(self._tiers.ring, setup.installation, setup.certificate, draft)
 
     async def _prepare(
-        self, union: Union, new: Sequence[Listed], to: Sequence[Tier], unheard: Mapping[bytes, str]
+        self,
+        union: Union,
+        new: Sequence[Listed],
+        segments: Sequence[bytes],
+        to: Sequence[Tier],
+        unheard: Mapping[bytes, str],
     ) -> tuple[Record, list[LiveObject]]:
-        """The record, its lists put on every tier ``to``, and what it makes live beside what we have."""
+        """The record, its ``segments`` and lists put on every tier ``to``, and what it revives."""
         number = self._intent.number
         ours = self._state.live()
         revived = _revived(ours, union.live, number)
         rows = {row.id: row.name for row in self._state.tiers()} | dict(unheard)
-        after = ours | {o.name: o for o in revived}
-        lists = list_objects(after, rows)
+        indexes = [(ObjectRef(ObjectType.INDEX, object_name(data), len(data)), data) for data in segments]
+        added = [LiveObject(ref.type, ref.name, ref.size, number) for ref, _ in indexes]
+        after = ours | {o.name: o for o in [*revived, *added]}
+        lists = [
+            (ObjectRef(ObjectType.LIST, object_name(data), len(data)), data)
+            for data in list_objects(after, rows)
+        ]
         for tier in to:
-            await _put_lists(tier, lists)
-        refs = tuple(ObjectRef(ObjectType.LIST, object_name(data), len(data)) for data in lists)
+            await _put_all(tier, [*indexes, *lists])
+        names = tuple(ref.name for ref, _ in lists)
         replaced = {about["id"] for _, about in new}
         backups = [pair for pair in self._state.backups() if pair[1]["id"] not in replaced]
         draft = RecordDraft(
@@ -163,19 +174,20 @@ class _Join:
             Kind.JOIN,
             self._intent.parents + union.heads,
             {**_about(), **base_details(rows, [*backups, *new])},
-            refs,
-            old_lists(self._state.bases(), [ref.name for ref in refs]),
-            tuple(ref.name for ref in refs),
+            tuple(ref for ref, _ in [*indexes, *lists]),
+            old_lists(self._state.bases(), names),
+            names,
             tuple(sorted(rows)),
+            tuple(union.unread),
         )
         return self._sign(draft), revived
 
 
-async def _put_lists(tier: Tier, lists: Sequence[bytes]) -> None:
+async def _put_all(tier: Tier, objects: Iterable[tuple[ObjectRef, bytes]]) -> None:
     """A late side has to get them; any other tier that fails has them brought by synchronisation."""
     try:
-        for data in lists:
-            await tier.store.put(object_path(ObjectType.LIST, object_name(data)), data)
+        for ref, data in objects:
+            await tier.store.put(object_path(ref.type, ref.name), data)
     except SecondInstallation:
         raise
     except TandemError as fault:

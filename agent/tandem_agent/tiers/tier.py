@@ -32,8 +32,8 @@ from tandem_protocol.planning import TierFacts
 from tandem_protocol.replicate import move_aside
 from tandem_protocol.revision import (
     MAX_RECORD,
+    UNITING,
     Claim,
-    Kind,
     Record,
     make_claim,
     open_details,
@@ -95,7 +95,7 @@ class Tier:
         row = self.row
         if not row.imported or row.floor or not self._state.is_missing(self.id, row.start):
             return 0
-        return row.start if self._state.kind_of(row.start) in (Kind.TAKEOVER, Kind.JOIN) else 0
+        return row.start if self._state.kind_of(row.start) in UNITING else 0
 
     def facts(self) -> TierFacts:
         """What planning needs to know of this tier, as of now."""

@@ -8,16 +8,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tandem_agent.catalog import Listed, recovered, told_backups
+from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.engine.fetch import Fetcher, NamedStore
 from tandem_agent.engine.treewalk import Broken, Entries, TreeWalker
-from tandem_agent.reading import open_index
+from tandem_agent.reading import open_index, read_trailers
 from tandem_agent.restore import read_snapshot
 from tandem_protocol.errors import Corrupt, Missing
 from tandem_protocol.history import Live, LiveObject
+from tandem_protocol.index import PackEntry, encode_segment, split_entries
 from tandem_protocol.joining import Union
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.names import ObjectType
@@ -29,12 +32,18 @@ from tandem_protocol.tree import FILE
 
 @dataclass(frozen=True, slots=True)
 class FoundBackups:
-    """``listed`` oldest first; ``recovered``: how many of them were found by their snapshots alone; ``notices`` for
-    people."""
+    """``listed`` oldest first; ``recovered``: how many of them were found by their snapshots alone, with what is
+    ``unnamed``: packs that no index segment names; ``notices`` for people."""
 
     listed: list[Listed]
     recovered: int = 0
+    unnamed: list[PackEntry] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+
+    def segments(self, ring: KeyRing, number: int) -> list[bytes]:
+        """Index segments of what is ``unnamed``, for the base ``number``: nobody would find it otherwise."""
+        entries = [replace(entry, revision=number) for entry in self.unnamed]
+        return [encode_segment(ring, group) for group in split_entries(entries)]
 
 
 async def found_backups(
@@ -45,27 +54,32 @@ async def found_backups(
     lost = [union.live[name] for name in sorted(union.kept) if union.live[name].type is ObjectType.SNAPSHOT]
     if not lost:
         return FoundBackups(listed)
-    back, notices = await _recover(ring, lost, union.live, stores)
-    for found, snapshot in back:
+    back, unnamed, notices = await _recover(ring, lost, union, stores)
+    # Where one backup was tried several times, its record tells which attempt it is; else the last one is.
+    known = {about["id"] for _, about in listed if about.get("snapshot")}
+    last = {snapshot.backup_id.hex(): (found, snapshot) for found, snapshot in back}
+    new = [pair for id, pair in last.items() if id not in known]
+    for found, snapshot in new:
         taken = [str(about["name"]) for _, about in listed]
         listed.append((0, recovered(found.name, snapshot, taken)))
-    return FoundBackups(listed, len(back), notices)
+    return FoundBackups(listed, len(new), unnamed if new else [], notices)
 
 
 async def _recover(
-    ring: KeyRing, lost: Sequence[LiveObject], live: Live, stores: Mapping[str, Store]
-) -> tuple[list[tuple[LiveObject, Snapshot]], list[str]]:
-    """Those of the snapshots ``lost`` all of whose blocks are there."""
+    ring: KeyRing, lost: Sequence[LiveObject], union: Union, stores: Mapping[str, Store]
+) -> tuple[list[tuple[LiveObject, Snapshot]], list[PackEntry], list[str]]:
+    """Those of the snapshots ``lost`` all of whose blocks are there; the packs kept that no segment names; notices."""
     folder = tempfile.mkdtemp(prefix="tandem-index-")
-    named = [NamedStore(name, store, live.__contains__) for name, store in stores.items()]
+    named = [NamedStore(name, store, union.live.__contains__) for name, store in stores.items()]
     back: list[tuple[LiveObject, Snapshot]] = []
     notices: list[str] = []
     try:
-        index, _ = await open_index(os.path.join(folder, "index"), ring, live, named)
+        index, _ = await open_index(os.path.join(folder, "index"), ring, union.live, named, packs=dict)
         try:
             fetcher = Fetcher(ring, named, index)
+            entries = await _from_packs(fetcher, index, union.live)
             for found in lost:
-                snapshot = await _whole(fetcher, found, live)
+                snapshot = await _whole(fetcher, found, union.live)
                 if snapshot is None:
                     notices.append(
                         f"snapshot {found.name.hex()[:12]} has no record, and not all of it is there"
@@ -76,7 +90,20 @@ async def _recover(
             index.close()
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-    return sorted(back, key=lambda pair: pair[1].started_ns), notices
+    back.sort(key=lambda pair: (pair[1].started_ns, pair[1].ended_ns))
+    return back, [entry for entry in entries if entry.name in union.kept], notices
+
+
+async def _from_packs(fetcher: Fetcher, index: BlobIndex, live: Live) -> list[PackEntry]:
+    """Packs that no segment told ``index`` of, now in it, from their own trailers: those that can be read."""
+    packs = [o for o in live.values() if o.type is ObjectType.PACK and index.number_of(o.name) is None]
+    entries: list[PackEntry] = []
+    for pack in packs:
+        with suppress(Corrupt, Missing):
+            entries += await read_trailers(fetcher, pack)
+    for entry in entries:
+        index.add_pack(entry)
+    return entries
 
 
 async def _whole(fetcher: Fetcher, found: LiveObject, live: Live) -> Snapshot | None:
