@@ -15,6 +15,7 @@ from tests.simulation.world import Ack, Ended, Violation, World, epoch
 from tandem_agent.backups import BackupInfo, list_backups
 from tandem_agent.state import State
 from tandem_protocol.names import ObjectType, claim_path, object_path, record_path
+from tandem_protocol.snapshot import decode_snapshot
 
 
 def check_answer(world: World, ended: Ended) -> None:
@@ -29,7 +30,7 @@ def check_answer(world: World, ended: Ended) -> None:
 
 def acknowledge(world: World, ended: Ended, machine: Machine, id: str, tier: str, number: int) -> None:
     """A backup was said to be on a tier: it must be there now."""
-    made = world.made[id]
+    made = next(made for made in reversed(world.made.values()) if made.id == id)
     assert made in listed(world, State.open(machine.folder))
     made.acked.setdefault(tier, world.now)
     world.tell(machine.name, tier, "ACKNOWLEDGED", number, id[:8])
@@ -103,10 +104,13 @@ def check_believed(world: World, ended: Ended) -> None:
 
 def listed(world: World, state: State) -> dict[Made, BackupInfo]:
     """The backups that were made in full, as a machine lists them."""
-    found = {}
+    found: dict[Made, BackupInfo] = {}
     for info in list_backups(state):
-        if info.snapshot is not None and info.id.hex() in world.made:
-            made = world.made[info.id.hex()]
+        if info.snapshot is not None:
+            data = world.bytes_of[object_path(ObjectType.SNAPSHOT, info.snapshot)]
+            made = world.made[info.id.hex(), decode_snapshot(world.ring, data).root]
+            if made in found:
+                raise Violation(f"{info.name} and {found[made].name} are the same backup {made.id[:8]}")
             made.snapshot = info.snapshot
             found[made] = info
     return found

@@ -28,11 +28,12 @@ CAPACITY = 16 << 10
 
 @dataclass(eq=False)
 class Made:
-    """A backup that was made: what was in it and which blocks it needs. ``acked``: when each tier was said to
-    have it (number of the trace's line)."""
+    """An attempt at a backup: what was in it, which blocks it needs, and the ``root`` among them. Another attempt at
+    the same backup may have had other files. ``acked``: when each tier was said to have it (line of the trace)."""
 
     id: str
     files: Files
+    root: bytes
     blocks: set[bytes]
     snapshot: bytes | None = None
     acked: dict[str, int] = field(default_factory=dict)
@@ -73,7 +74,7 @@ async def inline_pipeline(
         content_id(ring.content_id_key[1], block): block for name in sorted(files) for block in files[name]
     }
     page_id, page = _page(ring, files)
-    process.scanned(files, {*wanted, page_id})
+    process.scanned(files, page_id, {*wanted, page_id})
     waiting: list[tuple[bytes, bytes]] = []
     for block_id, block in wanted.items():
         if not known(block_id):

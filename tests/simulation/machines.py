@@ -38,6 +38,12 @@ def new_disk() -> sqlite3.Connection:
     return sqlite3.connect(":memory:", isolation_level=None)
 
 
+def copied(disk: sqlite3.Connection) -> sqlite3.Connection:
+    copy = new_disk()
+    disk.backup(copy)
+    return copy
+
+
 @dataclass
 class Machine:
     """``born`` is when its state was copied off ``parent`` (number of the trace's line)."""
@@ -55,9 +61,7 @@ class Machine:
     """By tier: what a storage took away in a way that no look of this machine can notice."""
 
     def copied_disk(self) -> sqlite3.Connection:
-        copy = new_disk()
-        self.disk.backup(copy)
-        return copy
+        return copied(self.disk)
 
     def lineage(self) -> list[tuple[Machine, int]]:
         """This machine and those it comes from, each with when the way here left it (now: no limit)."""
@@ -76,7 +80,7 @@ def split(a: Machine, b: Machine) -> int:
     return 0
 
 
-OnScan = Callable[["Process", Files, set[bytes]], None]
+OnScan = Callable[["Process", Files, bytes, set[bytes]], None]
 
 
 class Process:
@@ -97,9 +101,9 @@ class Process:
         self._loop = loop
         self._on_scan = on_scan
 
-    def scanned(self, files: Files, blocks: set[bytes]) -> None:
+    def scanned(self, files: Files, root: bytes, blocks: set[bytes]) -> None:
         """The pipeline knows what it will back up: ``blocks`` are the ids of all that it needs."""
-        self._on_scan(self, files, blocks)
+        self._on_scan(self, files, root, blocks)
 
     def check_alive(self) -> None:
         if self.dead:

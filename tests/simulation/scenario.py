@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from tests.simulation import checks
-from tests.simulation.machines import Machine, Process
+from tests.simulation.machines import Machine, Process, copied
 from tests.simulation.places import Link, Storage
 from tests.simulation.restoring import check_restores
 from tests.simulation.world import Body, Ended, Op, Violation, World, epoch
@@ -306,7 +306,7 @@ class Scenario:
             machine.stopped = True
             self.copies += 1
             name = ("beta", "gamma")[self.copies - 1]
-            self.world.copy_machine(machine, name, disk, born, machine.files)
+            self.world.copy_machine(machine, name, copied(disk), born, machine.files)
 
     async def take_over(self) -> None:
         """A machine becomes the one that writes: a new one, or one that is there, stopped or not."""

@@ -103,7 +103,7 @@ class World:
         self.storages = {name: Storage(name) for name in names}
         self.disks = Disks()
         self.machines: list[Machine] = []
-        self.made: dict[str, Made] = {}
+        self.made: dict[tuple[str, bytes], Made] = {}
         self.bytes_of: dict[str, bytes] = {}
         """The good bytes of every object that was ever put anywhere, by path."""
         self.acks: list[Ack] = []
@@ -156,10 +156,9 @@ class World:
         storage.history_harmed |= any(path.startswith(HISTORY) for path in gone)
         shared.clear()
         shared.update(image)
-        storage.flipped = {
-            p for p in storage.flipped | gone if shared.get(p) != self.bytes_of.get(p, shared.get(p))
-        }
-        storage.flipped &= shared.keys()
+        # Also what a copy made in the meantime brings back.
+        again = storage.harmed & shared.keys()
+        storage.flipped = {p for p in again if shared[p] != self.bytes_of.get(p, shared[p])}
         storage.rolled_back = self.now
         self.tell("STORAGE", storage.name, f"goes back to an earlier copy: {len(gone)} files gone or other")
 
@@ -250,12 +249,14 @@ class World:
     def process(self, machine: Machine) -> Process:
         return Process(machine, self.loop, self._scanned)
 
-    def _scanned(self, process: Process, files: Files, blocks: set[bytes]) -> None:
+    def _scanned(self, process: Process, files: Files, root: bytes, blocks: set[bytes]) -> None:
         assert process.agent is not None
         intent = process.agent.state.intent()
         assert intent is not None
         name = intent.backup["id"]
-        self.made[name] = Made(name, files, blocks)
+        # The last one tried is last.
+        again = self.made.pop((name, root), None)
+        self.made[name, root] = again or Made(name, files, root, blocks)
 
     async def run(self, process: Process, body: Body) -> Ended:
         """One process from its start to its end, whatever that is."""
