@@ -227,14 +227,18 @@ async def _stored_backups(
     """The backups that one tier tells of, oldest first, also failed ones; then those that only a snapshot tells of,
     where documents were damaged."""
     told = told_backups(fetcher.ring, history.records, live)
-    known = {about.get("snapshot") for _, about in told}
+    named = {about.get("snapshot") for _, about in told}
+    known = {about["id"] for _, about in told if about.get("snapshot")}
     for found in live.values() if history.notices else ():
-        if found.type is ObjectType.SNAPSHOT and found.name.hex() not in known:
+        if found.type is ObjectType.SNAPSHOT and found.name.hex() not in named:
             try:
                 snapshot = decode_snapshot(fetcher.ring, await fetcher.whole(found.type, found.name))
             except (Corrupt, Missing, Unsupported):
                 continue
-            told.append((0, recovered(found.name, snapshot, [str(about["name"]) for _, about in told])))
+            # Another one of a backup that is known is of an attempt that failed.
+            if snapshot.backup_id.hex() not in known:
+                known.add(snapshot.backup_id.hex())
+                told.append((0, recovered(found.name, snapshot, [str(about["name"]) for _, about in told])))
     united = max((r.number for r in history.records if r.kind in UNITING), default=0)
     backups = [info_of(number, about, [tier], own=number > united) for number, about in told]
     return sorted(backups, key=lambda backup: backup.age)

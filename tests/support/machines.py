@@ -125,14 +125,16 @@ class Machine:
         finally:
             state.close()
 
+    def alone(self, tier: str) -> Config:
+        """A configuration that has only this tier, and no local state."""
+        tiers = tuple(t for t in self.config.tiers if t.name == tier)
+        return dataclasses.replace(self.config, tiers=tiers, state_dir="/nonexistent")
+
     async def read(self, backup_id: str, tier: str) -> str:
         """What is in the file of a backup, restored from ``tier`` alone, with the passphrase alone."""
         self._made += 1
         target = self.site.folder / f"restored-{self.config.state_dir.rsplit('/', 1)[1]}-{self._made}"
-        alone = dataclasses.replace(
-            self.config, tiers=tuple(t for t in self.config.tiers if t.name == tier), state_dir="/nonexistent"
-        )
-        async with open_place(alone, lambda: PHRASE) as view:
+        async with open_place(self.alone(tier), lambda: PHRASE) as view:
             snapshot = next(b.snapshot for b in view.backups if b.id.hex() == backup_id)
             assert snapshot is not None
             await restore(view, snapshot, str(target), durable=False)

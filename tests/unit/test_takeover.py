@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from tests.support.documents import Writer
 from tests.support.formats import make_ring
-from tests.support.machines import Killed, Machine, Site, first_with
+from tests.support.machines import PHRASE, Killed, Machine, Site, first_with
 
+from tandem_agent.opening import open_place
 from tandem_agent.progress import Progress
 from tandem_agent.tiers import writing
 from tandem_agent.tiers.targets import reachable_targets
@@ -371,6 +372,10 @@ async def test_a_backup_that_was_tried_twice_is_listed_once(
     monkeypatch.setattr(writing, "sizes_of", break_first)
     id = (await first.backup("twice")).id
     assert len(site.places["vault"].paths("snapshots/")) == 2
+    site.places["vault"].damage(names.record_path(2))
+    async with open_place(first.alone("vault"), lambda: PHRASE) as view:
+        assert view.notices
+        assert [backup.id.hex() for backup in view.backups if backup.snapshot] == [id]
     second = site.machine("second")
     assert (await second.take_over()).recovered == 0
     assert [backup.id.hex() for backup in second.backups()] == [id]
