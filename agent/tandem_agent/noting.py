@@ -29,14 +29,14 @@ def note_damage(config: Config, damage: Iterable[Damage]) -> list[str]:
             return [
                 f"{count} object(s) are damaged or missing on tier {row.name}: tandem sync mends them from the others"
                 for row in state.tiers()
-                if (count := _note(state, row, by_tier.get(row.name, set())))
+                if (count := note_on_tier(state, row, by_tier.get(row.name, set())))
             ]
     except TandemError:
         return []
 
 
-def _note(state: State, row: TierRow, names: set[bytes]) -> int:
-    """How many of ``names`` were believed to be good on the tier until now."""
+def note_on_tier(state: State, row: TierRow, names: set[bytes]) -> int:
+    """Have those of ``names`` count as lacking that were believed to be good on the tier until now; how many."""
     live = state.live_among(names)
     facts = state.facts(row.id)
     worse = [name for name, found in live.items() if facts.holds_last(found)]

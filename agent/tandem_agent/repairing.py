@@ -18,11 +18,13 @@ from tandem_agent.catalog import Listed, damaged_by
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.engine.fetch import Fetcher, Place
 from tandem_agent.engine.treewalk import TreeWalker, is_indirect
+from tandem_agent.noting import note_on_tier
 from tandem_agent.progress import Progress
 from tandem_agent.reading import open_index, read_trailers
 from tandem_agent.restore import read_snapshot
 from tandem_agent.tiers.readers import readers
 from tandem_agent.tiers.targets import reachable_targets
+from tandem_agent.tiers.tierset import refresh
 from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import Agent
 from tandem_protocol.errors import Corrupt, Missing
@@ -86,7 +88,7 @@ async def _is_good(store: Any, found: LiveObject) -> bool:
 
 async def _nowhere_named(agent: Agent, lost: Sequence[LiveObject]) -> list[PackEntry]:
     """What an index segment that is lost alone said of packs that are there, from the packs themselves: without it
-    nobody would find what is in them."""
+    nobody would find what is in them. A pack that cannot be read then is lacking from now on."""
     if not any(found.type is ObjectType.INDEX for found in lost):
         return []
     names = {found.name for found in lost}
@@ -97,9 +99,11 @@ async def _nowhere_named(agent: Agent, lost: Sequence[LiveObject]) -> list[PackE
         if found.type is ObjectType.INDEX:
             try:
                 data = await fetcher.whole(ObjectType.INDEX, found.name)
-                named |= {entry.name for entry in await asyncio.to_thread(decode_segment, agent.ring, data)}
+                told = await asyncio.to_thread(decode_segment, agent.ring, data)
             except (Corrupt, Missing):
                 continue  # what it names is named again
+            # Where it is dead it names nothing: it counts for a pack if it is live wherever that is.
+            named |= {e.name for e in told if e.name in live and found.dead <= live[e.name].dead}
     packs = [o for o in live.values() if o.type is ObjectType.PACK and o.name not in named]
     entries: list[PackEntry] = []
     for pack in packs:
@@ -107,6 +111,10 @@ async def _nowhere_named(agent: Agent, lost: Sequence[LiveObject]) -> list[PackE
             entries += await read_trailers(fetcher, pack)
         except (Corrupt, Missing) as fault:
             log.warning("pack %s cannot be read for the index: %s", pack.name.hex()[:12], fault)
+    for tier in agent.tiers.tiers:
+        bad = {damage.name for damage in fetcher.damage if damage.tier == tier.name}
+        if note_on_tier(agent.state, tier.row, bad):
+            refresh(tier)
     return entries
 
 
