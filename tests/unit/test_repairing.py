@@ -9,10 +9,13 @@ import pytest
 from tests.support.machines import Machine, Site
 
 from tandem_agent.catalog import LOST
+from tandem_agent.progress import Progress
 from tandem_agent.resync import SyncResult
+from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import open_agent
+from tandem_protocol.index import decode_segment
 from tandem_protocol.names import ObjectType, object_path
-from tandem_protocol.revision import Kind
+from tandem_protocol.revision import Kind, Removal
 
 BIG = "the same in two backups\n" * 5000
 
@@ -78,6 +81,46 @@ async def test_what_is_on_no_tier_is_given_up_and_told(site: Site, kind: ObjectT
     async with open_agent(machine.config, lambda: "") as agent:
         assert agent.state.has_kind(Kind.REPAIR)
     assert (await full(machine)).lost == 0
+
+
+async def test_a_pack_that_cannot_be_read_for_the_index_is_given_up_next(site: Site) -> None:
+    """Found by the search of the rules: it was only logged, and the backup went on being said to be there."""
+    machine, ids = await three(site)
+    indexes = await objects_of(machine, 3, ObjectType.INDEX)
+    packs = await objects_of(machine, 3, ObjectType.PACK)
+    async with open_agent(machine.config, lambda: "") as agent:
+        known = [ref.name for ref in agent.state.record(3).added if ref.type is ObjectType.INDEX]
+        for row in agent.state.tiers():
+            agent.state.add_lacking(row.id, known)
+    lose(site, indexes + packs, "vault", "remote")
+    assert (await machine.sync()).lost == len(indexes)
+    assert not any(listed(machine)[id] for id in ids[1:])
+    assert (await machine.sync()).lost == len(packs)
+    assert set((await machine.contact()).values()) == {"online"}
+    assert {id for id, tiers in listed(machine).items() if tiers} == {ids[0]}
+
+
+async def test_a_segment_that_is_dead_on_a_tier_names_nothing_there(site: Site) -> None:
+    machine, _ = await three(site)
+    lost = await objects_of(machine, 2, ObjectType.INDEX)
+    async with open_agent(machine.config, lambda: "") as agent:
+        await agent.tiers.contact()
+        added = agent.state.record(3).added
+        dead = [ref.name for ref in added if ref.type is ObjectType.INDEX]
+        revision = await Revision.begin(agent.tiers, agent.tiers.tiers, Progress())
+        vault = frozenset({agent.tiers.tiers[0].id})
+        removed = [Removal(ObjectType.INDEX, name, vault) for name in dead]
+        await revision.commit(Kind.PRUNE, {}, removed=removed)
+    lose(site, lost, "vault", "remote")
+    assert (await full(machine)).lost == len(lost)
+    async with open_agent(machine.config, lambda: "") as agent:
+        number = max(n for n in agent.state.journal if agent.state.kind_of(n) is Kind.REPAIR)
+        segments = [ref for ref in agent.state.record(number).added if ref.type is ObjectType.INDEX]
+        named: set[bytes] = set()
+        for ref in segments:
+            data = site.places["vault"].shared[object_path(ref.type, ref.name)]
+            named |= {entry.name for entry in decode_segment(agent.ring, bytes(data))}
+    assert named >= {ref.name for ref in added if ref.type is ObjectType.PACK}
 
 
 async def test_what_a_tier_that_is_away_may_have_is_not_given_up(site: Site) -> None:
