@@ -81,6 +81,10 @@ def test_the_vault_died_after_the_remote_lagged_by_three(pair: Pair) -> None:
     assert int(str(again["bytes_stored"])) < BLOCKS / 4  # what it holds now is not sent again
     pair.remote_alone()
     pair.find_vault()
+    says = f"the backup {again['name']} is not on vault yet, but on remote: leave --tier out"
+    for words in (("restore", str(again["name"]), "--to", "nowhere"), ("ls", str(again["name"]))):
+        pair.desk.fails(1, *words, "--tier", "vault", says=says)
+    assert json.loads(pair.desk.must("ls", "latest", "--json", "--tier", "vault")), "the latest that it has"
     pair.level()
     pair.desk.same("--tier", "vault")
     pair.desk.same("--from", str(pair.vault))

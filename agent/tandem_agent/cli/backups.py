@@ -91,8 +91,17 @@ def find_backup(backups: Sequence[BackupInfo], wanted: str) -> BackupInfo:
     return found[0]
 
 
-def snapshot_of(backup: BackupInfo) -> bytes:
-    """The name of its snapshot. `Missing` for a backup that failed."""
+def snapshot_to_read(backups: Sequence[BackupInfo], wanted: str, tier: str | None) -> bytes:
+    """The name of the snapshot of the backup called ``wanted``, which is to be read from ``tier`` alone (None: from
+    all). `Missing` for one that failed, and for one that this tier has not got, where another has."""
+    if wanted == "latest" and tier is not None:
+        backups = [b for b in backups if tier in b.tiers] or backups
+    backup = find_backup(backups, wanted)
+    if tier is not None and backup.tiers and tier not in backup.tiers:
+        raise Missing(
+            f"the backup {backup.name} is not on {tier} yet, but on {' and '.join(backup.tiers)}",
+            f"leave --tier out, or bring it there with 'tandem sync {tier}'",
+        )
     if backup.snapshot is None:
         raise Missing(f"the backup {backup.name} failed and holds nothing", "see 'tandem backups' for others")
     return backup.snapshot

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .backups import find_backup, snapshot_of
+from .backups import snapshot_to_read
 from .common import Settings, common_options, run_async
 from .reading import open_view, reading_options
 
@@ -34,7 +34,7 @@ async def _ls(settings: Settings, wanted: str, path: bytes, recursive: bool, whe
     from ..listing import list_backup
 
     async with open_view(settings, where) as view:
-        snapshot = snapshot_of(find_backup(view.backups, wanted))
+        snapshot = snapshot_to_read(view.backups, wanted, where["tier"])
         opened = False
         try:
             async for entry in list_backup(view, snapshot, path, recursive=recursive):

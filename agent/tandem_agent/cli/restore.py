@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import output
-from .backups import find_backup, snapshot_of
+from .backups import snapshot_to_read
 from .common import Settings, common_options, run_async
 from .reading import open_view, reading_options
 
@@ -81,7 +81,7 @@ async def _restore(
     from .progress import followed
 
     async with open_view(settings, where) as view:
-        snapshot = snapshot_of(find_backup(view.backups, wanted))
+        snapshot = snapshot_to_read(view.backups, wanted, where["tier"])
         progress = Progress()
         async with followed(progress, quiet=settings.quiet):
             return await run_restore(view, snapshot, target, progress=progress, **options)
