@@ -22,8 +22,11 @@ Promises (`properties`, and `steps.believed`, `steps.alarmed`, `writing.confirm`
 P1 what is said to be on a tier is there, and what was acknowledged stays; P2 no false alarm; P3 nobody acknowledges
 where another installation had written before; P4 from wherever the faults end, a backup comes to its end, with all
 tiers and with each one alone; P5 one synchronisation makes the tiers equal, with all that was acknowledged.
-Forgiven: what a tier can no longer give because it was struck, and damage that nobody has seen yet. The case left
-open at the end of the protocol, a roll-back hidden by a clone that writes the same bytes again, is found
+Forgiven: what a tier can no longer give because it was struck, and damage that nobody has seen yet: exactly the object
+that rotted or vanished, on that tier, until something reads it or notes it lacking (`Disk.gone` less `Row.lacking`).
+An index segment that a repair wrote again is not asked of a tier that has yet to get that repair: a reader that misses
+a segment takes what it said from the packs. A segment counts only while some installation knows it to be live. The
+case left open at the end of the protocol, a roll-back hidden by a clone that writes the same bytes again, is found
 (``--mutants claim_bytes``); the rule of that name would close it, and is not in the agent yet.
 
 A rule that is new or found to be missing: give it a name and a line in `rules`, an ``if ctx.rules.name`` where it

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from tests.model import things
 from tests.model.context import Context
 from tests.model.things import DATA, INDEXES, LiveView, bits, live_after, name_of, tier_id
-from tests.model.world import Disk, Inst, highest_held
+from tests.model.world import Disk, Inst, State, highest_held
 
 from tandem_protocol import planning
 from tandem_protocol.history import Live
@@ -121,6 +121,14 @@ def _may_refer(ctx: Context, inst: Inst, chosen: int) -> bool:
 def _usable(live: Live, asked: list[TierFacts]) -> bool:
     segments = [name for name, found in live.items() if found.type is ObjectType.INDEX]
     return bool(planning.usable_packs(live, asked, {name_of(0): segments}))
+
+
+def indexes_told(ctx: Context, state: State, t: int) -> int:
+    """The index segments that some installation knows to be live on a tier: one that nobody names helps nobody."""
+    told = 0
+    for inst in state.insts:
+        told |= live_of(ctx, inst).on[t]
+    return told & INDEXES
 
 
 def writable(ctx: Context, inst: Inst, t: int, present: int, *, at_contact: bool = False) -> int:

@@ -6,7 +6,7 @@ from tests.model import choosing, things
 from tests.model.choosing import live_of
 from tests.model.context import Context
 from tests.model.looking import epoch_of
-from tests.model.steps import decided, parents_of
+from tests.model.steps import decided, noted_lacking, parents_of
 from tests.model.things import DAMAGED, DATA, INDEXES, NUMBERS, SNAPSHOTS, RecordDoc, bits
 from tests.model.world import Backup, Inst, Row, Run, State, with_inst, with_row
 
@@ -40,14 +40,48 @@ def drafted(ctx: Context, state: State, i: int, run: Run, number: int) -> Draft 
             named |= disk.objs & ~view.anywhere & ~removed_by_record(ctx, inst, t)
         return (Kind.CHECK, 0, (named,)) if named else None
     if run.purpose == "repair":
-        if run.reach != (1 << ctx.tiers) - 1 and ctx.rules.repair_all:
-            return None
-        lost = view.anywhere
-        for t in bits(run.reach):
-            disk = state.disks[t]
-            lost &= ~(disk.objs & ~disk.bad | disk.quar)
-        return (Kind.REPAIR, 0, (lost,)) if lost else None
+        return _repairing(ctx, state, i, run, number)
     return None
+
+
+def _repairing(ctx: Context, state: State, i: int, run: Run, number: int) -> Draft | None:
+    """As `repairing`: what no tier is believed to hold is read everywhere, and given up if it is good nowhere. An index
+    segment that is lost alone is written again, from the packs themselves."""
+    inst = state.insts[i]
+    asked = sum(1 << t for t in bits(run.reach) if not inst.rows[t].compare)
+    if asked != (1 << ctx.tiers) - 1 and ctx.rules.repair_all:
+        return None
+    view = live_of(ctx, inst)
+    lost = held = good = 0
+    for t in bits(run.reach):
+        lacked = choosing.lacks(ctx, inst, t)
+        lost |= lacked
+        held |= view.on[t] & ~lacked
+        good |= state.disks[t].objs & ~state.disks[t].bad | state.disks[t].quar
+    lost &= ~held & ~good
+    if not lost:
+        return None
+    again = ctx.rules.index_again and good & DATA and _is_unnamed(ctx, inst, lost, good)
+    return Kind.REPAIR, things.index_bit(i, number) if again else 0, (lost,)
+
+
+def _is_unnamed(ctx: Context, inst: Inst, lost: int, good: int) -> bool:
+    """Whether the pack has lost its last segment. One counts only if it is live wherever the pack is."""
+    live_on = (on & ~lost for on in live_of(ctx, inst).on)
+    return bool(lost & INDEXES) and any(on & DATA and not on & INDEXES & good for on in live_on)
+
+
+def pack_read_by(ctx: Context, state: State, i: int, run: Run, draft: Draft) -> Inst:
+    """A repair that writes segments again reads the packs: what is good nowhere is known from now on."""
+    inst = state.insts[i]
+    good = 0
+    for t in bits(run.reach):
+        good |= state.disks[t].objs & ~state.disks[t].bad | state.disks[t].quar
+    if good & DATA or not ctx.rules.index_again or not _is_unnamed(ctx, inst, draft[2][0], good):
+        return inst
+    for t in bits(run.reach):
+        inst = noted_lacking(inst, t, DATA & live_of(ctx, inst).on[t] & ~choosing.lacks(ctx, inst, t))
+    return inst
 
 
 def _pruned(ctx: Context, inst: Inst, run: Run) -> Draft | None:
@@ -135,8 +169,8 @@ def deciding(ctx: Context, state: State, i: int, run: Run) -> State:
 
 def _reported(backup: Backup, live: int, tiers: int) -> Backup:
     """A backup that needs what was given up is reported as damaged: it is said to be nowhere from now on. One that
-    some tier is held to must not come to that."""
-    whole = live & DATA and live & INDEXES and live & things.docs[backup.record].added & SNAPSHOTS
+    some tier is held to must not come to that. Index segments are no loss: they are written again."""
+    whole = live & DATA and live & things.docs[backup.record].added & SNAPSHOTS
     return backup if whole or backup.demand else backup._replace(pruned=(1 << tiers) - 1)
 
 

@@ -68,7 +68,7 @@ def _on_tier(ctx: Context, state: State, t: int, disk: Disk) -> list[Step]:
     steps: list[Step] = []
 
     def struck(label: str, after: Disk, cost: int, **changes: object) -> None:
-        steps.append((label, _struck(state, t, after, cost, changes)))
+        steps.append((label, _struck(ctx, state, t, after, cost, changes)))
 
     if budget[SNAP] and not disk.snap:
         kept = disk._replace(snap=())
@@ -112,11 +112,12 @@ def _on_tier(ctx: Context, state: State, t: int, disk: Disk) -> list[Step]:
     return steps
 
 
-def _struck(state: State, t: int, disk: Disk, cost: int, changes: dict[str, object]) -> State:
+def _struck(ctx: Context, state: State, t: int, disk: Disk, cost: int, changes: dict[str, object]) -> State:
     """The tier as it is now; what it can no longer give is no longer asked of it."""
+    told = choosing.indexes_told(ctx, state, t)
     backups = tuple(
         backup._replace(demand=backup.demand & ~(1 << t))
-        if backup.demand >> t & 1 and not choosing.restorable(disk, backup.record)
+        if backup.demand >> t & 1 and not choosing.restorable(disk, backup.record, 0, told)
         else backup
         for backup in state.backups
     )

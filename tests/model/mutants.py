@@ -59,11 +59,13 @@ BUDGETS: dict[str, dict[str, int]] = {
     "mark_sizes": {"backup": 1, "vanish": 1, "snap": 1, "roll": 1},
     "claim_bytes": {"backup": 2, "clone": 1, "crash": 1, "kept": 1, "roll": 1, "in_turn": 1},
     "list_above": {"backup": 2, "prune": 1, "cut": 1, "clone": 1, "collect": 1, "in_turn": 1},
+    "whole_lines": {"backup": 2, "prune": 1, "cut": 2, "fresh": 1, "takeover": 1, "collect": 1, "in_turn": 1},
+    "index_again": {"backup": 1, "vanish": 1, "cut": 1},
     "raise_after_loss": {"backup": 1, "fresh": 1, "takeover": 1},
 }
 
 
-SLOW = ("past_gaps", "by_number", "fence_stays", "closings_ours")
+SLOW = ("past_gaps", "by_number", "fence_stays", "closings_ours", "whole_lines", "join_voids")
 """Found only after tens of thousands of states: for the long form."""
 
 

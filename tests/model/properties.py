@@ -8,7 +8,7 @@ newest installation synchronises, backs up, and everything has to come right.
 from __future__ import annotations
 
 from tests.model import agent, choosing, contact, taking, things
-from tests.model.choosing import live_of, restorable
+from tests.model.choosing import indexes_told, live_of, restorable
 from tests.model.context import BACKUP, BUDGET, Context, spend
 from tests.model.looking import epoch_of, glance
 from tests.model.steps import is_genuine
@@ -29,7 +29,7 @@ def broken_promise(ctx: Context, state: State) -> str:
     """The promise that this state breaks; "" for none."""
     for backup in state.backups:
         for t in bits(backup.demand):
-            if not restorable(state.disks[t], backup.record):
+            if not restorable(state.disks[t], backup.record, 0, indexes_told(ctx, state, t)):
                 number = things.docs[backup.record].number
                 return f"P1: backup {number} was said to be on tier {t}, and cannot be restored from it"
     if any(inst.run is not None for inst in state.insts):
@@ -206,7 +206,7 @@ def _unequal(ctx: Context, state: State, i: int) -> str:
             forgiven = disk.gone & ~inst.rows[t].lacking
             if backup.pruned >> t & 1:
                 continue
-            if not live.on[t] & snapshot:
+            if not (live.on[t] & snapshot and live.on[t] & things.DATA and live.on[t] & things.INDEXES):
                 return f"P5: backup {number} was acknowledged and is forgotten for tier {t}"
             if not restorable(disk, backup.record, forgiven):
                 return f"P5: backup {number} cannot be restored from tier {t} after synchronisation"

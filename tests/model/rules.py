@@ -68,6 +68,8 @@ FOUND = {
     "mark_sizes": "what a mark stands for is looked for once more when it stands",
     "claim_bytes": "a claim that is not the one that stood there when its record was confirmed is a clone's",
     "list_above": "what stands above the head is listed, not only climbed to",
+    "whole_lines": "a record counts as an ancestor only if all below it was read",
+    "index_again": "a repair writes index segments again that were lost alone",
     "raise_after_loss": "a takeover that lost its number goes on with a higher one",
 }
 """Rules that this search found to be missing."""
@@ -86,7 +88,8 @@ class Rules:
     announce_once = dedup_per_tier = base_lacking = no_mirror = exclusive = numbers_once = True
     join_voids = rollback_own = foreign_own = holds_durable = dedup_all = purge_look = repair_all = True
     list_above = mark_sizes = close_foreign = fence_stays = list_again = sync_sizes = True
-    mark = lacking_first = closings_ours = dedup_everywhere = raise_after_loss = True
+    mark = lacking_first = closings_ours = dedup_everywhere = raise_after_loss = whole_lines = True
+    index_again = True
     claim_bytes = (
         False  # proposed: set it to see that it closes the case left open; the agent does not have it
     )

@@ -115,10 +115,9 @@ def copy(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     source = disk.quar
     for other in bits(run.reach & ~(1 << t)):
         there = state.disks[other]
-        known = (
-            wanted & ~disk.objs & there.bad & live_of(ctx, inst).on[other] & ~choosing.lacks(ctx, inst, other)
-        )
-        inst = noted_lacking(inst, other, known)
+        # A source that turns out not to have it good lacks it from now on, as in `_note_bad`.
+        believed = live_of(ctx, inst).on[other] & ~choosing.lacks(ctx, inst, other)
+        inst = noted_lacking(inst, other, wanted & ~disk.objs & believed & (there.bad | ~there.objs))
         source |= (there.objs & ~there.bad) | there.quar
     copied = wanted & ~disk.objs & source
     full = disk._replace(objs=disk.objs | copied, gone=disk.gone & ~copied)
@@ -210,7 +209,7 @@ def _completed(
     good = present & ~disk.bad
     newest = numbers.bit_length() - 1 if numbers else 0
     is_marked = (created and created == newest) or not ctx.rules.mark
-    lacked = good & (row.lacking | choosing.lacks(ctx, inst, t) & choosing.added_by(ctx, inst, numbers))
+    lacked = good & row.lacking
     if full:
         inst = noted_lacking(inst, t, live_of(ctx, inst).on[t] & ~present)
     if is_marked:
@@ -219,7 +218,9 @@ def _completed(
         inst = noted_lacking(inst, t, lacked)
     row = inst.rows[t]
     inst = with_row(inst, t, row._replace(compare=0 if full else row.compare))
-    held = confirmed(ctx, with_inst(state, i, inst), i, t, numbers, created)
+    # One that stood there alone, with all its objects, was written last by whoever ended before it was known.
+    alone = newest if numbers == 1 << newest else 0
+    held = confirmed(ctx, with_inst(state, i, inst), i, t, numbers, created or alone)
     needs_mark = not is_marked and (lacked or numbers & (numbers - 1))
     if isinstance(held, str) or not needs_mark:
         return held if isinstance(held, str) else _go_on(ctx, held, i, run)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tests.model import things
 from tests.model.contact import aborted, cut, level_or_on, names, without, written_records
 from tests.model.context import TAKEOVER, Context, spend
-from tests.model.steps import Step, ended, put_claim, put_epoch, ran, torn
+from tests.model.steps import Step, ended, is_usable, put_claim, put_epoch, ran, torn, visit
 from tests.model.things import DAMAGED, NUMBERS, RecordDoc, bits
 from tests.model.uniting import SideKey, joined, taken_over
 from tests.model.world import (
@@ -70,19 +70,27 @@ def _has_nonce(claimed: int, nonce: int) -> bool:
 
 
 def join(ctx: Context, state: State, i: int, run: Run, late: int) -> State:
-    """Step 1 of a join: a number above all that the late tiers and the others show."""
+    """Step 1 of a join of the first of the tiers ``late``, as `join_late`: a number above all that it and the others
+    show. Each has a revision of its own."""
     inst = state.insts[i]
-    seen = [run.top, head_of(inst.journal)]
-    for t in bits(late):
-        disk = state.disks[t]
-        seen += [n for n in range(NUMBERS) if disk.claims[n] or disk.records[n]]
-    number = max(seen) + 1
+    first = late & -late
+    disk = state.disks[first.bit_length() - 1]
+    stand = [n for n in range(NUMBERS) if disk.claims[n] or disk.records[n]]
+    number = max(run.top, head_of(inst.journal), *stand) + 1
     if number >= NUMBERS:
         return ended(state, i)
     asked = Intent(number, things.nonce(i, number))
-    first = "fence" if ctx.rules.fence_first else "import"
-    run = run._replace(step=first, todo=late, targets=late)
+    step = "fence" if ctx.rules.fence_first else "import"
+    run = run._replace(step=step, todo=first, targets=first, queue=late & ~first, sides=())
     return with_inst(state, i, inst._replace(intent=asked, run=run))
+
+
+def _next_join(ctx: Context, state: State, i: int, run: Run) -> State:
+    """The late tier is joined, or left for the next time: now the others, then what else contact does."""
+    run = run._replace(targets=0, todo=0, sides=())
+    if run.queue:
+        return join(ctx, state, i, run, run.queue)
+    return level_or_on(ctx, state, i, run)
 
 
 def _is_takeover(run: Run) -> bool:
@@ -130,10 +138,9 @@ def _fenced(ctx: Context, state: State, i: int, run: Run) -> State:
 
 def _given_up(ctx: Context, state: State, i: int, run: Run) -> State:
     """No tier is left: a takeover stays pending, a join ends in an aborted number."""
-    inst = state.insts[i]
-    if _is_takeover(run) or inst.intent is None or inst.intent.decided:
+    if _is_takeover(run):
         return ended(state, i)
-    return with_inst(state, i, aborted(ctx, inst)._replace(run=None))
+    return _next_join(ctx, with_inst(state, i, aborted(ctx, state.insts[i])), i, run)
 
 
 def read_whole(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
@@ -189,7 +196,7 @@ def unite(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     label = (
         f"{i} decides {'takeover' if _is_takeover(run) else 'join'} {asked.number} of {names(run.targets)}"
     )
-    steps: list[Step] = [(label, _united(ctx, state, i, run, run.targets))]
+    steps: list[Step] = [(label, _decided(ctx, state, i, run, run.targets))]
     for t in bits(run.targets):
         steps += cut(state, i, t, run, f"{label}, {t} gone before", _united_without, ctx)
     return steps
@@ -199,7 +206,24 @@ def _united_without(ctx: Context, state: State, i: int, run: Run) -> State:
     if not run.targets:
         return _given_up(ctx, state, i, run)
     read = sum(1 << t for t, _ in run.sides)
-    return _united(ctx, state, i, run, run.targets if ctx.rules.imported_decided else read)
+    decided = _decided(ctx, state, i, run, run.targets if ctx.rules.imported_decided else read)
+    assert isinstance(decided, State)
+    return decided
+
+
+def _decided(ctx: Context, state: State, i: int, run: Run, imported: int) -> State | str:
+    """Decided; a takeover is written on the tiers that were read, a joined tier is looked at, and levelled as any."""
+    state = _united(ctx, state, i, run, imported)
+    if _is_takeover(run):
+        publish_on = run._replace(
+            step="publish", todo=run.targets, reach=run.reach | run.targets, sides=(), targets=0
+        )
+        return ran(state, i, publish_on)
+    after, seen = visit(ctx, state, i, next(bits(run.targets)))
+    if seen is None or isinstance(after, str):
+        return after
+    reach = run.reach | run.targets if is_usable(seen) else run.reach
+    return _next_join(ctx, after, i, run._replace(reach=reach))
 
 
 def _united(ctx: Context, state: State, i: int, run: Run, imported: int) -> State:
@@ -215,10 +239,7 @@ def _united(ctx: Context, state: State, i: int, run: Run, imported: int) -> Stat
     if found is None:
         union = taken_over if _is_takeover(run) else joined
         found = ctx.plans[key] = union(ctx, inst, asked, sides, imported)
-    after = found
-    todo = run.targets
-    run = run._replace(step="publish", todo=todo, reach=run.reach | run.targets, sides=(), targets=0)
-    return with_inst(state, i, after._replace(run=run))
+    return with_inst(state, i, found)
 
 
 def _heard(inst: Inst, sides: tuple[SideKey, ...]) -> tuple[bytes, ...]:
@@ -232,7 +253,7 @@ def _heard(inst: Inst, sides: tuple[SideKey, ...]) -> tuple[bytes, ...]:
 
 
 def publish(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
-    """Steps 7 and 8 of the base on a tier that was read; the others get it when they are synchronised."""
+    """Steps 7 and 8 of a takeover on a tier that was read; the others get it when they are synchronised."""
     t = next(bits(run.todo))
     run = run._replace(todo=run.todo & ~(1 << t))
     inst = state.insts[i]
@@ -246,7 +267,4 @@ def publish(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
 def _published(ctx: Context, state: State, i: int, run: Run) -> State:
     if run.todo:
         return ran(state, i, run)
-    state = with_inst(state, i, state.insts[i]._replace(intent=None))
-    if _is_takeover(run):
-        return ended(state, i)
-    return level_or_on(ctx, state, i, run)
+    return with_inst(state, i, state.insts[i]._replace(intent=None, run=None))

@@ -50,32 +50,46 @@ def _codes(
     return tuple(by_hash[one] for one in wanted if one in records)
 
 
+def _unread(union: joining.Union, sides: tuple[SideKey, ...]) -> tuple[int, ...]:
+    told = [things.docs[code] for _, disk in sides for code in disk.records if code > DAMAGED]
+    below = {code for doc in told for code in doc.parents + doc.unread}
+    return tuple(sorted(code for code in below if things.real_record(code).hash in union.unread))
+
+
 def _lives(view: LiveView, tiers: int) -> tuple[tuple[int, int], ...]:
     return tuple(
         (b, sum(1 << t for t in range(tiers) if not view.on[t] >> b & 1)) for b in bits(view.anywhere)
     )
 
 
-def _lists(sides: tuple[SideKey, ...]) -> dict[bytes, list[ListEntry]]:
-    """The lists of the bases that stand there: who can read the record can read them."""
-    found: dict[bytes, list[ListEntry]] = {}
+def _lists(
+    sides: tuple[SideKey, ...], records: dict[bytes, Record], known: set[bytes]
+) -> dict[bytes, list[ListEntry]]:
+    """As `importing.read_lists`: of the bases that matter; who can read the record can read them."""
+    stand: dict[bytes, list[ListEntry]] = {}
     for _, disk in sides:
         for code in disk.records:
             if code > DAMAGED:
-                found |= things.lists_of(code)
-    return found
+                stand |= things.lists_of(code)
+    lists: dict[bytes, list[ListEntry]] = {}
+    while wanted := joining.lists_wanted(records, lists, (), known):
+        lists |= {name: stand[name] for name in wanted}
+    return lists
 
 
 def taken_over(ctx: Context, inst: Inst, asked: Intent, sides: tuple[SideKey, ...], imported: int) -> Inst:
     real = [_real_side(t, disk) for t, disk in sides]
-    union = joining.unite(real, _lists(sides))
+    records = joining.records_of(real)
+    lists = _lists(sides, records, set())
+    union = joining.unite(real, lists)
     live = union.live
     if not ctx.rules.keep_unnamed:
         live = {name: found for name, found in live.items() if name not in union.kept}
     view = things.view_of(live, ctx.tiers)
-    heads = _codes(joining.records_of(real), union.heads, sides)
+    heads = _codes(records, union.heads, sides)
     lives = _lives(view, ctx.tiers)
-    code = things.record(RecordDoc(asked.number, inst.cert, asked.nonce, Kind.TAKEOVER, heads, lives=lives))
+    doc = RecordDoc(asked.number, inst.cert, asked.nonce, Kind.TAKEOVER, heads, lives=lives)
+    code = things.record(doc._replace(unread=_unread(union, sides)))
     rows = []
     present = dict(sides)
     for t in range(ctx.tiers):
@@ -85,42 +99,47 @@ def taken_over(ctx: Context, inst: Inst, asked: Intent, sides: tuple[SideKey, ..
             row = row._replace(generation=present[t].ident or 1, lacking=mask_of(joining.lacking(side, live)))
         rows.append(row)
     journal = put((0,) * NUMBERS, asked.number, code)
+    inst = inst._replace(ancestors=_whole(ctx, sides, records, lists, ()))
     return inst._replace(journal=journal, rows=tuple(rows), intent=asked._replace(decided=1, epoch=0))
 
 
-def _known(inst: Inst) -> set[int]:
-    """The records of our own history, as far as their parents tell."""
-    found: set[int] = set()
-    todo = [code for code in inst.journal if code]
-    while todo:
-        code = todo.pop()
-        if code not in found:
-            found.add(code)
-            todo += things.docs[code].parents
-    return found
+def _whole(
+    ctx: Context,
+    sides: tuple[SideKey, ...],
+    records: dict[bytes, Record],
+    lists: dict[bytes, list[ListEntry]],
+    known: tuple[int, ...],
+) -> tuple[int, ...]:
+    """The records that are from now on said to be in our history: those whose line was read whole, by the real rule."""
+    hashes = {things.real_record(code).hash for code in known}
+    found = joining.whole(records, lists, hashes) if ctx.rules.whole_lines else hashes | records.keys()
+    return tuple(sorted({*known, *_codes(records, tuple(found), sides)}))
+
+
+def _names_told(ctx: Context, inst: Inst) -> int:
+    """As `State.names_told`: what is live, and what a record of the journal has named."""
+    named = live_of(ctx, inst).anywhere
+    for code in inst.journal:
+        if code:
+            named |= things.docs[code].added
+            for mask in things.docs[code].removed:
+                named |= mask
+    return named
 
 
 def joined(ctx: Context, inst: Inst, asked: Intent, sides: tuple[SideKey, ...], imported: int) -> Inst:
     real = [_real_side(t, disk) for t, disk in sides]
-    known = _known(inst)
-    named = 0
-    for code in known:
-        doc = things.docs[code]
-        named |= doc.added
-        for bit, _ in doc.lives or ():
-            named |= 1 << bit
-    union = joining.unite(
-        real,
-        _lists(sides),
-        {things.real_record(code).hash for code in known},
-        {name_of(b) for b in bits(named)},
-    )
+    ours = (*(code for code in inst.journal if code), *inst.ancestors)
+    known = {things.real_record(code).hash for code in ours}
+    records = joining.records_of(real)
+    lists = _lists(sides, records, known)
+    union = joining.unite(real, lists, known, {name_of(b) for b in bits(_names_told(ctx, inst))})
     revived, after_lives = _revived(ctx, inst, things.view_of(union.live, ctx.tiers))
-    heads = _codes(joining.records_of(real), union.heads, sides)
+    heads = _codes(records, union.heads, sides)
     parents = (inst.journal[head_of(inst.journal)], *heads)
     doc = RecordDoc(
         asked.number, inst.cert, asked.nonce, Kind.JOIN, parents, lives=after_lives, revived=revived
-    )
+    )._replace(unread=_unread(union, sides))
     after = decided(ctx, inst, things.record(doc))
     view = live_of(ctx, after)
     mask = sum(1 << b for b, _ in revived)
@@ -129,7 +148,7 @@ def joined(ctx: Context, inst: Inst, asked: Intent, sides: tuple[SideKey, ...], 
         lacking = mask_of(joining.lacking(side, view.real))
         start, generation = asked.number, rows[t].generation
         rows[t] = Row(start, 1 << start, lacking, last=0, imported=1, generation=generation)
-    return after._replace(rows=tuple(rows))
+    return after._replace(rows=tuple(rows), intent=None, ancestors=_whole(ctx, sides, records, lists, ours))
 
 
 def _revived(ctx: Context, inst: Inst, theirs: LiveView) -> tuple[Lives, Lives]:

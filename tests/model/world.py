@@ -92,6 +92,8 @@ class Run(NamedTuple):
     begun: int = 0
     waits: tuple[tuple[int, int, int], ...] = ()
     number: int = 0
+    queue: int = 0
+    """Late tiers that are joined after this one."""
 
 
 class Inst(NamedTuple):
@@ -108,6 +110,8 @@ class Inst(NamedTuple):
     writer: int = 0
     heard: tuple[bytes, ...] = ()
     """Nonces imported, kept only for the mutant that judges by them."""
+    ancestors: tuple[int, ...] = ()
+    """Records that the journal descends from, as far as all below them was read in a takeover or join."""
 
 
 class Backup(NamedTuple):

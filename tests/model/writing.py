@@ -10,7 +10,7 @@ from __future__ import annotations
 from tests.model import choosing, things, waiting
 from tests.model.contact import aborted, cut, names, stand, without
 from tests.model.context import WAIT, Context
-from tests.model.drafting import deciding, drafted, foreign_on
+from tests.model.drafting import deciding, drafted, foreign_on, pack_read_by
 from tests.model.steps import (
     Step,
     confirmed,
@@ -41,6 +41,8 @@ def intent(ctx: Context, state: State, i: int, run: Run) -> list[Step]:
     draft = drafted(ctx, state, i, run, number)
     if draft is None:
         return [("nothing to write", ended(state, i))]
+    if run.purpose == "repair":
+        inst = pack_read_by(ctx, state, i, run, draft)
     kind, added, removed = draft
     run = run._replace(
         step="claim",
