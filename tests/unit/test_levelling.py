@@ -18,7 +18,7 @@ from tests.support.sshd import running_sshd
 from tandem_agent.progress import Progress, TierProgress
 from tandem_agent.resync import SyncResult, sync
 from tandem_agent.tierbook import TierStart
-from tandem_agent.tiers import levelling, writing
+from tandem_agent.tiers import batching, levelling, writing
 from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.tierset import TierSet
 from tandem_agent.tiers.writing import Revision
@@ -41,7 +41,7 @@ def office(memory_path: Path) -> Iterator[Office]:
 
 @pytest.fixture
 def two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(levelling, "BATCH_REVISIONS", 2)
+    monkeypatch.setattr(batching, "BATCH_REVISIONS", 2)
 
 
 async def behind(office: Office, revisions: int, objects: int = 1) -> None:
@@ -110,7 +110,7 @@ async def test_what_a_batch_brought_counts_when_the_next_one_is_cut(
 
 async def test_a_batch_is_closed_by_its_bytes_too(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     await behind(office, 3, objects=2)
-    monkeypatch.setattr(levelling, "BATCH_BYTES", 150)
+    monkeypatch.setattr(batching, "BATCH_BYTES", 150)
     created = calls(office.places["remote"], "create")
     await level(office)
     assert created == [path(n) for n in (2, 3, 4) for path in (names.claim_path, names.record_path)]
@@ -121,7 +121,7 @@ async def test_what_is_dead_at_the_head_is_not_copied_by_an_earlier_batch(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The net effect, also of what is removed in a later batch, and of what is added again in one."""
-    monkeypatch.setattr(levelling, "BATCH_REVISIONS", 1)
+    monkeypatch.setattr(batching, "BATCH_REVISIONS", 1)
     await office.init()
     office.down("remote")
     back, gone = os.urandom(50), os.urandom(60)

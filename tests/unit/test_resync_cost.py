@@ -17,7 +17,7 @@ from tandem_agent.config import Config
 from tandem_agent.progress import Progress
 from tandem_agent.resync import sync
 from tandem_agent.state import State
-from tandem_agent.tiers import levelling
+from tandem_agent.tiers import batching
 from tandem_agent.tiers.status import tiers_status
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
@@ -121,7 +121,7 @@ async def test_after_a_rollback_what_is_there_is_looked_at_a_few_times_and_not_f
     memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its storage took the last five of 200 revisions away; what stands there already fills no batch."""
-    monkeypatch.setattr(levelling, "BATCH_REVISIONS", 10)
+    monkeypatch.setattr(batching, "BATCH_REVISIONS", 10)
     repo = BigRepo(memory_path, 200, 220, {"vault": None, "remote": None})
     try:
         repo.tiers[1] = replace(repo.tiers[1], level=195)

@@ -10,42 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from functools import partial
 
 from tandem_agent.progress import Progress
 from tandem_agent.state import State
+from tandem_agent.tiers.batching import Batch, Batches
 from tandem_agent.tiers.comparing import compare
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet, confirm, refresh
 from tandem_agent.tiers.writing import Revision
 from tandem_protocol import names
 from tandem_protocol.errors import Corrupt, Missing, SecondInstallation, TandemError, Unavailable
-from tandem_protocol.history import Live, LiveObject
-from tandem_protocol.names import ObjectType
-from tandem_protocol.planning import TierFacts, writable_now
+from tandem_protocol.history import LiveObject
+from tandem_protocol.planning import writable_now
 from tandem_protocol.replicate import Outcome, in_parallel, read_verified, replicate, sizes_of
 from tandem_protocol.revision import Kind, ObjectRef, Record
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import State as TierState
 
 log = logging.getLogger(__name__)
-
-BATCH_REVISIONS = 1024
-"""Revisions that are claimed, copied and confirmed together: a tier never has more claims left open."""
-
-BATCH_BYTES = 1 << 30
-"""Bytes to copy after which a batch is closed, so that what was done counts also if the run is stopped."""
-
-BATCH_OBJECTS = 100_000
-BATCH_RECORDS = 32 << 20
-"""Objects, and bytes of records, that a batch takes in any case: for memory. What is there already (a tier that was
-rolled back has nearly all) counts for nothing else, since each batch ends with a look at all that is not confirmed."""
-
-_ORDER = [ObjectType.KEY, ObjectType.LIST, ObjectType.PACK, ObjectType.INDEX, ObjectType.SNAPSHOT]
-"""Keys first, names of things last: a reader that finds a snapshot finds what it needs."""
 
 
 async def level_tier(tiers: TierSet, tier: Tier, full: bool, progress: Progress) -> Outcome:
@@ -125,39 +110,6 @@ def announce(tiers: TierSet, lagging: Iterable[Tier], progress: Progress) -> Non
             counters.queued_bytes += tiers.state.lacked_total(tier.id)[1]
 
 
-@dataclass(slots=True)
-class _Batch:
-    """What is brought level together: ``records`` in ascending order, ``live`` what they added that is live for the
-    tier at the head, and of that ``wanted``: what is not known to be good there. Then how many claims are to be
-    written, and bytes to be copied, and what the records take."""
-
-    records: list[Record] = field(default_factory=list)
-    live: Live = field(default_factory=dict)
-    wanted: list[LiveObject] = field(default_factory=list)
-    claims: int = 0
-    size: int = 0
-    weight: int = 0
-
-    def add(self, record: Record, is_claimed: bool) -> None:
-        self.records.append(record)
-        self.claims += not is_claimed
-        self.weight += len(record.data)
-
-    def want(self, found: LiveObject, is_there: bool) -> None:
-        self.live[found.name] = found
-        self.wanted.append(found)
-        self.size += 0 if is_there else found.size
-
-    @property
-    def is_full(self) -> bool:
-        return (
-            self.claims >= BATCH_REVISIONS
-            or self.size >= BATCH_BYTES
-            or self.weight >= BATCH_RECORDS
-            or len(self.wanted) >= BATCH_OBJECTS
-        )
-
-
 class _Levelling:
     """One synchronisation of one tier. Safe to cancel wherever it waits."""
 
@@ -182,7 +134,7 @@ class _Levelling:
         self._different = await self._compare() if full else None
         await tier.write_epoch()
         # Each is made when the one before is done: what that brought is not asked for again.
-        for batch in self._batches():
+        for batch in Batches(state, tier, self._different):
             await self._level(batch)
         if full:
             # Once more: a roll-back between the first listing and the claims would have gone unnoticed.
@@ -212,87 +164,15 @@ class _Levelling:
                 different |= {one.found.name: one.size for one in piece}
         return different
 
-    # What belongs together
-
-    def _batches(self) -> Iterator[_Batch]:
-        """The base that the tier starts from with all that it stands for, then what is lacking, then the missing
-        revisions; each as of when it is asked for."""
-        tier, state = self._tier, self._state
-        missing = state.missing(tier.id)
-        start = tier.row.start
-        if start in missing:
-            missing.remove(start)
-            yield self._start(start)
-        yield from self._lacking(missing)
-        batch = _Batch()
-        facts = tier.facts()
-        for number in missing:
-            self._add(batch, number, facts)
-            if batch.is_full:
-                yield batch
-                batch, facts = _Batch(), tier.facts()
-        yield batch
-
-    def _start(self, start: int) -> _Batch:
-        """A base counts as holding what is below it: it needs all that was added up to it."""
-        batch = _Batch([self._state.record(start)])
-        for found in self._state.live().values():
-            if found.added <= start and found.live_on(self._tier.id):
-                batch.want(found, self._is_there(found))
-        return batch
-
-    def _lacking(self, missing: Sequence[int]) -> Iterator[_Batch]:
-        """What is known to be bad or gone, though the tier holds the revision that added it; and every live key,
-        without which nothing opens, whatever revision added it."""
-        tier, state = self._tier, self._state
-        facts = tier.facts()
-        batch = _Batch()
-        for found in state.live_keys().values():
-            if found.live_on(tier.id) and not facts.holds_last(found):
-                batch.want(found, self._is_there(found))
-        later = set(missing)
-        for name in sorted(facts.lacking - batch.live.keys()):
-            found_there = state.live_object(name)
-            if found_there is None or not found_there.live_on(tier.id):
-                continue
-            if found_there.added in later and self._names(found_there.added, name):
-                continue
-            batch.want(found_there, self._is_there(found_there))
-            if batch.is_full:
-                yield batch
-                batch = _Batch()
-        yield batch
-
-    def _names(self, number: int, name: bytes) -> bool:
-        """Whether the record of ``number`` names what it added: a join does not name what it made live again."""
-        record = self._state.record(number)
-        return record.kind is not Kind.JOIN or any(ref.name == name for ref in record.added)
-
-    def _add(self, batch: _Batch, number: int, facts: TierFacts) -> None:
-        record = self._state.record(number)
-        seen = self._tier.seen
-        batch.add(record, seen is not None and number in seen.claimed)
-        for ref in record.added:
-            found = self._state.live_object(ref.name)
-            if found is None or not found.live_on(self._tier.id) or found.name in batch.live:
-                continue
-            if facts.holds_last(found):
-                batch.live[found.name] = found
-            else:
-                batch.want(found, self._is_there(found))
-
-    def _is_there(self, found: LiveObject) -> bool:
-        return self._different is not None and found.name not in self._different
-
     # Claims, copies, records, look, confirm
 
-    async def _level(self, batch: _Batch) -> None:
+    async def _level(self, batch: Batch) -> None:
         """Bring a batch over. Where no comparison has told what is there, the tier is asked."""
         if not batch.records and not batch.wanted:
             return
         tier = self._tier
         facts = tier.facts()
-        batch.wanted.sort(key=lambda o: (_ORDER.index(o.type), o.added, o.name))
+        batch.sort()
         await self._claim(batch.records)
         if self._different is None:
             present = await sizes_of(tier.store, batch.wanted)
@@ -376,7 +256,7 @@ class _Levelling:
             self._state.add_lacking(other.id, [ref.name])
             refresh(other)
 
-    async def _finish(self, batch: _Batch, present: dict[bytes, int]) -> None:
+    async def _finish(self, batch: Batch, present: dict[bytes, int]) -> None:
         """The records whose objects are all there, the highest last; a look, and the sizes once more; then it is
         known. A record that was written after them is what a roll-back cannot take away unnoticed: without one, what
         was brought goes on counting as lacking until there is (`unmarked`)."""
