@@ -263,7 +263,7 @@ class Scenario:
     async def flip_history(self) -> None:
         storage = self.world.storages[self.make.choice(self.harmed)]
         starts: tuple[str, ...] = ("revisions/", "epochs/", IDENTITY)
-        if IDENTITY in storage.flipped:
+        if IDENTITY in storage.flipped or IDENTITY not in storage.shared:
             return  # nothing more may be lost of what says whose the tier is
         if self.faults & set(COPIES) or any(path.startswith(starts) for path in storage.flipped):
             starts = starts[:2]
