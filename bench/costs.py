@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.rows import WORSE, Verdict
+from bench.rows import WORSE
+from bench.targets import Verdict
 
 
 @dataclass(frozen=True)

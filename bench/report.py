@@ -10,7 +10,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bench.costs import COST_ROWS, Timing, cost_regressions, cost_table, cost_verdicts, medians
-from bench.rows import MB, ROWS, Row, Sample, Summaries, Verdict, regressions, summarise, verdicts
+from bench.figures import (
+    FIGURE_ROWS,
+    Figure,
+    figure_medians,
+    figure_regressions,
+    figure_table,
+    figure_verdicts,
+)
+from bench.rows import ROWS, Row, regressions, verdicts
+from bench.samples import MB, Sample, Summaries, summarise
+from bench.targets import Verdict
 
 FORMAT = 1
 _HEADS = ("work", "tool", "wall s", "(from to)", "CPU s", "peak MB", "stored MB", "MB/s", "others CPU %")
@@ -18,17 +28,22 @@ _HEADS = ("work", "tool", "wall s", "(from to)", "CPU s", "peak MB", "stored MB"
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the benchmark: what was asked for, where, and every sample and timing."""
+    """One run of the benchmark: what was asked for, where, and every sample, timing and figure."""
 
     settings: dict[str, Any]
     machine: dict[str, str]
     date: str
     samples: list[Sample]
     timings: list[Timing] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
 
     def verdicts(self) -> list[Verdict]:
-        """Every target of every row, of both kinds."""
-        return verdicts(summarise(self.samples)) + cost_verdicts(medians(self.timings))
+        """Every target of every row, of all kinds."""
+        return [
+            *verdicts(summarise(self.samples)),
+            *figure_verdicts(figure_medians(self.figures)),
+            *cost_verdicts(medians(self.timings)),
+        ]
 
 
 def table(summaries: Summaries, rows: Sequence[Row] = ROWS) -> list[tuple[str, ...]]:
@@ -84,6 +99,7 @@ def markdown(run: Run, changes: Sequence[str]) -> str:
         _row(["---", "---", *["--:"] * (len(cells[0]) - 2)]),
         *(_row(line) for line in cells[1:]),
         "",
+        *_markdown_figures(figure_table(figure_medians(run.figures))),
         *_markdown_costs(costs),
         "| work | target | found | |",
         "| --- | --- | --- | --- |",
@@ -110,10 +126,21 @@ def _markdown_costs(costs: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def _markdown_figures(figures: Sequence[Sequence[str]]) -> list[str]:
+    if len(figures) == 1:
+        return []
+    rule = _row(["---", *["--:"] * (len(figures[0]) - 1)])
+    return [_row(figures[0]), rule, *(_row(line) for line in figures[1:]), ""]
+
+
 def terminal(run: Run, changes: Sequence[str]) -> str:
     """What the command prints at its end."""
     judged = [(_title(v), v.target, v.found, _word(v)) for v in run.verdicts() if v.met is not None]
-    tables = [table(summarise(run.samples)), cost_table(medians(run.timings))]
+    tables: list[list[tuple[str, ...]]] = [
+        table(summarise(run.samples)),
+        figure_table(figure_medians(run.figures)),
+        cost_table(medians(run.timings)),
+    ]
     parts = [part for lines in tables if len(lines) > 1 for part in (aligned(lines), "")]
     parts.append(aligned(judged) if judged else "no target was measured")
     if changes:
@@ -123,11 +150,14 @@ def terminal(run: Run, changes: Sequence[str]) -> str:
 
 def changes_since(run: Run, before: Run | None) -> list[str]:
     """Regressions against earlier results of the same settings; nothing when there are none to compare
-    with."""
-    if before is None or before.settings != run.settings:
+    with. A setting that the earlier run did not have yet concerns only what it did not measure."""
+    if before is None or any(run.settings.get(name) != value for name, value in before.settings.items()):
         return []
-    slower = cost_regressions(medians(run.timings), medians(before.timings))
-    return regressions(summarise(run.samples), summarise(before.samples)) + slower
+    return [
+        *regressions(summarise(run.samples), summarise(before.samples)),
+        *figure_regressions(figure_medians(run.figures), figure_medians(before.figures)),
+        *cost_regressions(medians(run.timings), medians(before.timings)),
+    ]
 
 
 def save(run: Run, path: str) -> None:
@@ -140,6 +170,7 @@ def save(run: Run, path: str) -> None:
         "targets": [asdict(verdict) for verdict in run.verdicts()],
         "samples": [asdict(sample) for sample in run.samples],
         "timings": [asdict(timing) for timing in run.timings],
+        "figures": [asdict(figure) for figure in run.figures],
     }
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(document, file, indent=1)
@@ -158,7 +189,8 @@ def load(path: str) -> Run | None:
         return None
     samples = [Sample(**sample) for sample in document["samples"]]
     timings = [Timing(**timing) for timing in document.get("timings", ())]
-    return Run(document["settings"], document["machine"], document["date"], samples, timings)
+    figures = [Figure(**figure) for figure in document.get("figures", ())]
+    return Run(document["settings"], document["machine"], document["date"], samples, timings, figures)
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -166,7 +198,8 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _title(verdict: Verdict) -> str:
-    titles = {row.name: row.title for row in ROWS} | {row.name: row.title for row in COST_ROWS}
+    rows = ([(row.name, row.title) for row in kind] for kind in (ROWS, FIGURE_ROWS, COST_ROWS))
+    titles = dict(pair for pairs in rows for pair in pairs)
     return titles.get(verdict.row, verdict.row)
 
 

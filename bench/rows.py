@@ -1,113 +1,27 @@
-"""What is measured and what has to come out: rows, targets, medians, verdicts. Pure."""
+"""What commands are measured, with which tools, and what must come out: the table of issue 5, B1. Pure."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from fractions import Fraction
 
-MB = 1_000_000
+from bench.samples import MB, Summaries
+from bench.targets import (
+    NoLarger,
+    NoSlowerThan,
+    OrCopy,
+    PeakBelow,
+    RateOrBeat,
+    Target,
+    TimeShare,
+    Verdict,
+)
+
 WORSE = 1.2
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One measured run. Seconds and bytes; `work` is the size of what was read or restored."""
-
-    row: str
-    tool: str
-    round: int
-    wall: float
-    cpu: float
-    peak: int
-    stored: int
-    others: float
-    work: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The rounds of one tool in one row: medians, but the largest peak."""
-
-    wall: float
-    fastest: float
-    slowest: float
-    cpu: float
-    peak: int
-    stored: int
-    others: float
-    work: int
-
-    @property
-    def rate(self) -> float:
-        """Bytes of work a second."""
-        return self.work / self.wall
-
-
-Summaries: TypeAlias = Mapping[tuple[str, str], Summary]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A target and how it came out; `met` is None where it was not measured."""
-
-    row: str
-    target: str
-    found: str
-    met: bool | None
-
-
-@dataclass(frozen=True)
-class WallShare:
-    """At most `most` of another tool's wall time."""
-
-    most: float
-    other: str = "restic"
-
-    def judge(self, row: str, summaries: Summaries) -> Verdict:
-        """Compares medians of the same run."""
-        target = f"at most {self.most:g} of {self.other}'s time"
-        ours, theirs = summaries.get((row, "tandem")), summaries.get((row, self.other))
-        if ours is None or theirs is None:
-            return Verdict(row, target, "not measured", None)
-        share = ours.wall / theirs.wall
-        return Verdict(row, target, f"{share:.2f}", share <= self.most)
-
-
-@dataclass(frozen=True)
-class PeakBelow:
-    """Less than `megabytes` (10^6 bytes) of memory at any time, in any round."""
-
-    megabytes: int
-
-    def judge(self, row: str, summaries: Summaries) -> Verdict:
-        """Looks at the largest peak of all rounds."""
-        target = f"peak below {self.megabytes} MB"
-        ours = summaries.get((row, "tandem"))
-        if ours is None:
-            return Verdict(row, target, "not measured", None)
-        return Verdict(row, target, f"{ours.peak / MB:.0f} MB", ours.peak < self.megabytes * MB)
-
-
-@dataclass(frozen=True)
-class RateOrBeat:
-    """`megabytes` a second, or at least the speed of another tool in the same run."""
-
-    megabytes: int
-    other: str
-
-    def judge(self, row: str, summaries: Summaries) -> Verdict:
-        """One of the two is enough."""
-        target = f"{self.megabytes} MB/s, or {self.other}'s speed"
-        ours, theirs = summaries.get((row, "tandem")), summaries.get((row, self.other))
-        if ours is None:
-            return Verdict(row, target, "not measured", None)
-        found = f"{ours.rate / MB:.0f} MB/s"
-        if theirs is not None:
-            found += f" ({self.other} {theirs.rate / MB:.0f})"
-        fast = ours.rate >= self.megabytes * MB or (theirs is not None and ours.rate >= theirs.rate)
-        return Verdict(row, target, found, fast)
+RIVALS = ("restic", "borg")
+THIRD, FIFTH, HALF = Fraction(1, 3), Fraction(1, 5), Fraction(1, 2)
+QUARTER_MORE, TENTH_MORE = Fraction(5, 4), Fraction(11, 10)
 
 
 @dataclass(frozen=True)
@@ -118,7 +32,32 @@ class Row:
     title: str
     group: str
     tools: tuple[str, ...]
-    targets: tuple[WallShare | PeakBelow | RateOrBeat, ...] = ()
+    targets: tuple[Target, ...] = ()
+
+
+KEEPERS = ("tandem", *RIVALS)
+FIRST = (*KEEPERS, "copy")
+
+
+def _or_copy(row: str) -> OrCopy:
+    return OrCopy(QUARTER_MORE, row)
+
+
+def _restore(kind: str, title: str) -> Row:
+    target = TimeShare(HALF, RIVALS, _or_copy(f"{kind}-first"))
+    return Row(f"{kind}-restore", f"restore, {title}", kind, KEEPERS, (target,))
+
+
+def _large(kind: str, title: str) -> Row:
+    targets = (TimeShare(THIRD, RIVALS, _or_copy(f"{kind}-first")), NoLarger("restic"), PeakBelow(300))
+    return Row(f"{kind}-first", f"first backup, {title}", kind, FIRST, targets)
+
+
+def _far(milliseconds: int) -> Row:
+    title = f"random file over sftp, {milliseconds} ms round trip"
+    return Row(
+        f"sftp-{milliseconds}", title, "sftp", ("tandem", "ssh cat"), (TimeShare(Fraction(1), ("ssh cat",)),)
+    )
 
 
 ROWS = (
@@ -126,37 +65,64 @@ ROWS = (
         "tree-first",
         "first backup, tree",
         "tree",
-        ("tandem", "restic", "copy"),
-        (WallShare(0.5), PeakBelow(300)),
+        FIRST,
+        (TimeShare(THIRD, RIVALS), NoLarger("restic"), PeakBelow(300)),
     ),
-    Row("tree-again", "second backup, nothing changed", "tree", ("tandem", "restic"), (WallShare(0.5),)),
-    Row("tree-warm", "the same, page cache warm", "tree", ("tandem", "restic"), (WallShare(0.5),)),
-    Row("tree-restore", "restore, tree", "tree", ("tandem", "restic")),
     Row(
-        "big-first",
-        "first backup, random file",
-        "big",
-        ("tandem", "restic", "copy"),
-        (WallShare(0.5), PeakBelow(300)),
+        "tree-again",
+        "second backup, nothing changed",
+        "tree",
+        KEEPERS,
+        (TimeShare(FIFTH, RIVALS), TimeShare(FIFTH, ("restic",))),
     ),
-    Row("big-restore", "restore, random file", "big", ("tandem", "restic")),
+    Row("tree-warm", "the same, page cache warm", "tree", KEEPERS, (TimeShare(FIFTH, RIVALS),)),
+    Row("tree-changed", "1 % of the files changed", "tree", KEEPERS, (TimeShare(THIRD, RIVALS),)),
+    _restore("tree", "tree"),
+    _large("big", "random file"),
+    _restore("big", "random file"),
+    _large("image", "disk image"),
+    Row("image-changed", "1 % of the image changed", "image", KEEPERS, (TimeShare(THIRD, RIVALS),)),
+    _restore("image", "disk image"),
+    Row("small-first", "files of 4 KiB, a tenth as many", "million", ("tandem",)),
+    Row(
+        "million-first",
+        "files of 4 KiB",
+        "million",
+        ("tandem",),
+        (PeakBelow(500), NoSlowerThan("small-first")),
+    ),
     Row(
         "sftp-first",
         "random file to loopback sshd",
         "sftp",
-        ("tandem", "sftp", "sftp -f"),
-        (RateOrBeat(150, "sftp"),),
+        ("tandem", "ssh cat", "sftp", "sftp -f"),
+        (TimeShare(QUARTER_MORE, ("ssh cat",)), RateOrBeat(150, "sftp")),
+    ),
+    _far(20),
+    _far(100),
+    Row(
+        "both-remote",
+        "both tiers, remote at 20 MB/s",
+        "both",
+        ("tandem", "remote alone"),
+        (TimeShare(TENTH_MORE, ("remote alone",)),),
+    ),
+    Row(
+        "both-lag",
+        "both tiers, lag budget of zero",
+        "both",
+        ("tandem", "vault alone"),
+        (TimeShare(TENTH_MORE, ("vault alone",)),),
+    ),
+    Row(
+        "mirror-sync",
+        "resync of a copy on sftp",
+        "mirror",
+        ("tandem", "rclone"),
+        (TimeShare(QUARTER_MORE, ("rclone",)),),  # 0.8 of its speed
     ),
 )
 GROUPS = tuple(dict.fromkeys(row.group for row in ROWS))
-
-
-def summarise(samples: Iterable[Sample]) -> dict[tuple[str, str], Summary]:
-    """Medians per row and tool."""
-    rounds: dict[tuple[str, str], list[Sample]] = {}
-    for sample in samples:
-        rounds.setdefault((sample.row, sample.tool), []).append(sample)
-    return {key: _summary(group) for key, group in rounds.items()}
 
 
 def verdicts(summaries: Summaries, rows: Sequence[Row] = ROWS) -> list[Verdict]:
@@ -165,7 +131,7 @@ def verdicts(summaries: Summaries, rows: Sequence[Row] = ROWS) -> list[Verdict]:
 
 
 def regressions(now: Summaries, before: Summaries, worse: float = WORSE) -> list[str]:
-    """Where Tandem has become slower, or larger in memory, by the factor `worse`: a line each.
+    """Where Tandem has become slower, or larger in memory or on the disk, by the factor `worse`: a line each.
 
     Times are compared as ratios to a rival of the same run where there is one, since machines differ and
     are noisy.
@@ -182,20 +148,7 @@ def regressions(now: Summaries, before: Summaries, worse: float = WORSE) -> list
         if new > old * worse:
             what = "s" if rival is None else f" of {rival[1]}'s time"
             lines.append(f"{row}: {new:.2f}{what}, was {old:.2f}{what}")
-        if ours.peak > then.peak * worse:
-            lines.append(f"{row}: peak {ours.peak / MB:.0f} MB, was {then.peak / MB:.0f} MB")
+        for word, larger, was in (("peak", ours.peak, then.peak), ("stored", ours.stored, then.stored)):
+            if larger > was * worse:
+                lines.append(f"{row}: {word} {larger / MB:.0f} MB, was {was / MB:.0f} MB")
     return lines
-
-
-def _summary(group: Sequence[Sample]) -> Summary:
-    walls = [sample.wall for sample in group]
-    return Summary(
-        wall=statistics.median(walls),
-        fastest=min(walls),
-        slowest=max(walls),
-        cpu=statistics.median(sample.cpu for sample in group),
-        peak=max(sample.peak for sample in group),
-        stored=round(statistics.median(sample.stored for sample in group)),
-        others=statistics.median(sample.others for sample in group),
-        work=group[0].work,
-    )

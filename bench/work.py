@@ -18,7 +18,8 @@ from typing import Protocol
 
 from bench import measure
 from bench.costs import COST_GROUPS, COST_ROWS, CostRow, Timing
-from bench.rows import ROWS, Row, Sample
+from bench.rows import ROWS, Row
+from bench.samples import Sample
 from bench.tools import Copy, Job, Remote, Restic, Sftp, Tandem
 
 SPARE_BYTES = 1 << 30
