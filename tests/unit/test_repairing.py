@@ -14,7 +14,7 @@ from tandem_agent.resync import SyncResult
 from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import open_agent
 from tandem_protocol.index import decode_segment
-from tandem_protocol.names import ObjectType, object_path
+from tandem_protocol.names import ObjectType, object_path, record_path
 from tandem_protocol.revision import Kind, Removal
 
 BIG = "the same in two backups\n" * 5000
@@ -144,3 +144,22 @@ async def test_a_new_reader_is_told_too(site: Site) -> None:
     second = site.machine("second")
     await second.take_over()
     assert {id for id, tiers in listed(second).items() if not tiers} == {ids[1], ids[2]}
+
+
+@pytest.mark.parametrize(("drops", "state"), [(1, "online"), (9, "offline")])
+async def test_an_old_record_that_the_server_drops_again_is_seen_to(
+    site: Site, drops: int, state: str
+) -> None:
+    """It says that what is mended stands there; no later look but an audit would read it."""
+    machine, _ = await three(site)
+    remote, path = site.places["remote"], record_path(2)
+    remote.damage(path)
+    left = iter(range(drops))
+
+    def drop(verb: str, name: str) -> bool:
+        return not ((verb, name) == ("create", path) and next(left, None) is not None)
+
+    remote.hook = drop
+    result = await full(machine)
+    assert {tier.name: tier.state for tier in result.tiers}["remote"] == state
+    assert (path in remote.shared) == (state == "online")

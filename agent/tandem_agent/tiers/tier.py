@@ -45,6 +45,9 @@ from tandem_protocol.verdict import State as TierState
 
 log = logging.getLogger(__name__)
 
+AUDITS = 3
+"""How often what an audit mends is looked at again: a server may drop what it says it has."""
+
 
 class Tier:
     """``store`` should be a retrying one whose ``on_session`` is this tier's `on_session`."""
@@ -166,18 +169,26 @@ class Tier:
 
     async def audit(self) -> None:
         """As `look`, but at every claim and record that should be there, however old: no other look reads those again.
-        What is damaged is moved aside, and it and what is gone is written again."""
-        verdict = await self._judge(self.store, whole=True)
-        if verdict.case is not Case.LEVEL:
-            raise Refused(f"tier {self.name}: {verdict.reason}", "see tandem tiers")
-        for repair in verdict.repairs:
-            await self._rewrite(repair)
-        await self._write_gone({(repair.what, repair.number) for repair in verdict.repairs})
+        What is damaged is moved aside, and it and what is gone is written again, until it is seen to stand there."""
+        for _ in range(AUDITS):
+            verdict = await self._judge(self.store, whole=True)
+            if verdict.case is not Case.LEVEL:
+                raise Refused(f"tier {self.name}: {verdict.reason}", "see tandem tiers")
+            for repair in verdict.repairs:
+                await self._rewrite(repair)
+            gone = await self._write_gone({(repair.what, repair.number) for repair in verdict.repairs})
+            if not gone and not verdict.repairs:
+                return
+        raise Unavailable(
+            f"tier {self.name} does not keep what is written there", "check the server and its disk"
+        )
 
-    async def _write_gone(self, mended: Collection[tuple[str, int]]) -> None:
-        """Write again what the last look did not find of the revisions held, but for what is ``mended`` already."""
+    async def _write_gone(self, mended: Collection[tuple[str, int]]) -> bool:
+        """Write again what the last look did not find of the revisions held, but for what is ``mended`` already;
+        whether there was any."""
         assert self.seen is not None
         missing, start = set(self._state.missing(self.id)), self.row.start
+        gone = False
         for number in self._state.journal:
             if number < start or number in missing:
                 continue
@@ -185,15 +196,18 @@ class Tier:
                 continue
             record = self._state.record(number)
             if number not in self.seen.claimed and ("claim", number) not in mended:
+                gone = True
                 await self.write_claim(number, record.nonce, record.claim_parents, mending=True)
                 log.warning(
                     "tier %s: the claim of revision %d was gone and is there again", self.name, number
                 )
             if number not in self.seen.recorded and ("record", number) not in mended:
+                gone = True
                 await self._replace(names.record_path(number), record.data)
                 log.warning(
                     "tier %s: the record of revision %d was gone and is there again", self.name, number
                 )
+        return gone
 
     async def verify(self, numbers: Iterable[int]) -> str:
         """Look, after the records ``numbers`` were written: "" if claim and record of each stand there as the
