@@ -9,18 +9,32 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
-from bench import machine, report
-from bench.costs import COST_GROUPS
+from bench import borg, groups, machine, report
+from bench.amounts import QUICK, Amounts
 from bench.measure import CommandFailed
-from bench.rows import GROUPS
 from bench.servers import openssh
-from bench.work import Amounts, Bench, NotPossible
+from bench.work import Bench, NotPossible
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-QUICK = Amounts(files=5_000, big=128 << 20, rounds=1, shrink=20)
-ALL_GROUPS = (*GROUPS, *COST_GROUPS)
+ALL_GROUPS = tuple(groups.RUNNERS)
+NOT_QUICK = {"million"}
+RIVALS = ("restic", "borg", "rclone")
+MEBIBYTES = {
+    "big": "size of the random file",
+    "image": "size of the disk image",
+    "far": "size of the random file that goes over far lines",
+    "narrow": "size of the random file that goes over a narrow line",
+}
+COUNTS = {
+    "files": "files in the tree",
+    "million": "small files, of which there are a million",
+    "history": "backups, for the start of a command",
+    "chunks": "chunks in the index",
+    "rounds": "rounds whose medians count",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,32 +44,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     drop = os.geteuid() == 0 and options.cache == "cold"
     if options.nice:
         machine.prefer(options.nice)
+    without = options.without or ()
+    if "borg" not in without:
+        borg.set_up(print)
     root = tempfile.mkdtemp(prefix="tandem-bench-", dir=options.workdir)
     try:
         bench = Bench(root, amounts, drop, openssh, lambda line: print(line, flush=True))
-        for name in options.without or ():
+        for name in without:
             bench.versions[name] = None
         for name, version in bench.versions.items():
-            if version is None and name not in (options.without or ()):
-                print(f"{name} is not installed: its side is left out")
-        settings = {
-            "files": amounts.files,
-            "big": amounts.big,
-            "rounds": amounts.rounds,
-            "seed": amounts.seed,
-            "cache": "cold" if drop else "warm",
-            "nice": options.nice,
-        }
+            if version is None and name not in without:
+                print(f"{name} is not there: its side is left out, and what needs it is not measured")
+        fields = {name: value for name, value in asdict(amounts).items() if name != "shrink"}
+        settings = {**fields, "cache": "cold" if drop else "warm", "nice": options.nice}
         about = machine.describe(root, {**bench.versions, "ssh": machine.ssh_version()})
         about["load before"] = f"{machine.others_at_work():.2f}"
-        bench.run(options.only or ALL_GROUPS)
+        groups.run(bench, options.only or [name for name in ALL_GROUPS if not _left_out(name, options)])
     except (NotPossible, CommandFailed) as problem:
         print(f"bench: {problem}", file=sys.stderr)
         return 1
     finally:
         shutil.rmtree(root, ignore_errors=True)
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return _conclude(report.Run(settings, about, date, bench.samples, bench.timings), options)
+    run = report.Run(settings, about, date, bench.samples, bench.timings, bench.figures)
+    return _conclude(run, options)
+
+
+def _left_out(group: str, options: argparse.Namespace) -> bool:
+    return options.quick and group in NOT_QUICK
 
 
 def _conclude(run: report.Run, options: argparse.Namespace) -> int:
@@ -75,26 +91,23 @@ def _conclude(run: report.Run, options: argparse.Namespace) -> int:
 
 def _amounts(options: argparse.Namespace) -> Amounts:
     base = QUICK if options.quick else Amounts()
-    return Amounts(
-        files=options.files or base.files,
-        big=options.big_mib << 20 if options.big_mib else base.big,
-        rounds=options.rounds or base.rounds,
-        seed=options.seed,
-        shrink=base.shrink,
-    )
+    given = {name: getattr(options, name) for name in COUNTS}
+    given |= {name: getattr(options, f"{name}_mib") for name in MEBIBYTES}
+    given |= {name: given[name] << 20 for name in MEBIBYTES if given[name]}
+    return replace(base, seed=options.seed, **{name: value for name, value in given.items() if value})
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small amounts, one round, nothing written")
-    parser.add_argument("--rounds", type=int, help="rounds whose medians count (3)")
     parser.add_argument("--only", action="append", choices=ALL_GROUPS, help="just this part; nothing written")
-    parser.add_argument(
-        "--without", action="append", choices=("tandem", "restic"), help="leave it out; nothing written"
-    )
+    parser.add_argument("--without", action="append", choices=RIVALS, help="leave it out; nothing written")
     parser.add_argument("--seed", type=int, default=1, help="of the generated sources")
-    parser.add_argument("--files", type=int, help="files in the tree")
-    parser.add_argument("--big-mib", type=int, help="size of the random file")
+    usual = asdict(Amounts())
+    for name, words in COUNTS.items():
+        parser.add_argument(f"--{name}", type=int, help=f"{words} ({usual[name]})")
+    for name, words in MEBIBYTES.items():
+        parser.add_argument(f"--{name}-mib", type=int, help=f"{words} ({usual[name] >> 20})")
     parser.add_argument(
         "--cache", choices=("cold", "warm"), default="cold", help="empty the page cache before each"
     )

@@ -56,12 +56,12 @@ class FigureRow:
 
 FIGURE_ROWS = (
     FigureRow("start-version", "tandem --version", "start", "s", below=0.15),
-    FigureRow("start-backups", "tandem backups on 1,000 backups", "start", "s", below=0.5),
-    FigureRow("one-time", "one file of a million, index warm", "million", "s", below=1.0),
+    FigureRow("start-backups", "tandem backups on a long history", "start", "s", below=0.5),
+    FigureRow("one-time", "one of the small files, index warm", "million", "s", below=1.0),
     FigureRow("one-read", "the same, read from the vault", "million", "MiB", MIB, below=8.0),
-    FigureRow("one-bare-time", "one file of a million, no local state", "million", "s"),
+    FigureRow("one-bare-time", "one of the small files, no local state", "million", "s"),
     FigureRow("one-bare-read", "the same, read from all files", "million", "MiB", MIB),
-    FigureRow("index-open", "index of 10 million chunks, open", "index", "s", below=1.0),
+    FigureRow("index-open", "index of many chunks, open", "index", "s", below=1.0),
     FigureRow("index-hits", "the same, lookups that find", "index", "thousand/s", 1_000, above=300),
     FigureRow("index-misses", "the same, lookups that do not", "index", "thousand/s", 1_000, above=300),
     FigureRow("index-heap", "the same, heap", "index", "MB", MB, below=150),

@@ -8,13 +8,16 @@ pages count in each process, so the sum errs on the high side. Linux only.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 _LOOK_SECONDS = 0.02
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -61,6 +64,34 @@ def measure(command: Sequence[str], log: str, environment: Mapping[str, str] | N
         raise CommandFailed(f"`{' '.join(command)}` ended with {process.returncode}: {said}")
     others = max(0.0, _busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
     return Cost(wall, cpu, peak, others)
+
+
+def quickly(command: Sequence[str], environment: Mapping[str, str]) -> float:
+    """Wall seconds of a command that is over at once, with nothing that watches it."""
+    start = time.perf_counter()
+    done = subprocess.run(command, env=dict(environment), capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    if done.returncode != 0:
+        raise CommandFailed(f"`{' '.join(command)}` ended with {done.returncode}: {done.stderr.strip()}")
+    return seconds
+
+
+def reading(command: Sequence[str], environment: Mapping[str, str]) -> tuple[float, int, dict[str, Any]]:
+    """Wall seconds of a command, the bytes that it asked the kernel for by reading, its program included but
+    nothing that it maps, and the JSON that it printed."""
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, env=dict(environment), stdout=output, stderr=subprocess.STDOUT)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        seconds = time.perf_counter() - start
+        with open(f"/proc/{process.pid}/io", encoding="ascii") as counters:
+            read = int(counters.readline().split()[1])
+        code = process.wait()
+        output.seek(0)
+        said = output.read().decode(errors="replace")
+    if code != 0:
+        raise CommandFailed(f"`{' '.join(command)}` ended with {code}: {said.strip()[-2_000:]}")
+    return seconds, read, json.loads(said[said.index("{") :])
 
 
 def _kernel_peak(usage: resource.struct_rusage) -> int:

@@ -1,5 +1,5 @@
-"""The tools that are compared, each driven as its user would: the command lines, and where they keep their
-things.
+"""Tandem, restic and a plain copy, each driven as its user would: the command lines, and where they keep their
+things. (Borg is in `borg`, programs that only carry bytes are in `carriers`.)
 
 Each works in a folder of its own, which `prepare` makes new and `remove` takes away; only the commands that
 `backup` and `restore` return are timed. Repositories are encrypted with a passphrase on both sides, caches
@@ -44,64 +44,102 @@ class Job:
 
 
 class Tandem:
-    """`tandem` with one tier: a folder, or with `remote` an SFTP server through the system's ssh."""
+    """`tandem` with a vault (a folder), or with `remote` an SFTP server through the system's ssh, or with both. `lag`:
+    the remote's lag budget in seconds, `attempts`: how often a lost remote is tried, if not as it comes."""
 
-    name = "tandem"
-
-    def __init__(self, folder: str, source: str, remote: Remote | None = None) -> None:
-        self.folder, self._source, self._remote = folder, source, remote
-        self.repository = remote.folder if remote else os.path.join(folder, "vault")
+    def __init__(
+        self,
+        folder: str,
+        source: str,
+        remote: Remote | None = None,
+        with_vault: bool | None = None,
+        lag: float | None = None,
+        attempts: int | None = None,
+        name: str = "tandem",
+    ) -> None:
+        self.name, self.folder = name, folder
+        self._source, self.remote = source, remote
+        self._lag, self._attempts = lag, attempts
+        self._with_vault = remote is None if with_vault is None else with_vault
+        self.vault = os.path.join(folder, "vault")
         self._config = os.path.join(folder, "agent.toml")
 
     @staticmethod
     def version() -> str | None:
         """Its own words, or None when it is not there."""
-        return _first_line([TANDEM, "--version"]) if os.path.exists(TANDEM) else None
+        return first_line([TANDEM, "--version"]) if os.path.exists(TANDEM) else None
 
     def prepare(self) -> None:
         """A new, empty repository."""
         self.remove()
-        os.makedirs(self.folder)
-        os.makedirs(self.repository)
+        for path in (self.folder, *self._repositories()):
+            os.makedirs(path, exist_ok=True)
+        self.configure()
+        quiet(self.job("init"))
+
+    def configure(self) -> None:
+        """Writes the configuration, again when `remote` is reached in another way."""
         lines = [
             f"sources = [{json.dumps(self._source)}]",
             f"state_dir = {json.dumps(self.folder + '/state')}",
         ]
-        lines += ["[[tier]]", 'name = "vault"']
-        if self._remote:
-            remote = self._remote
+        if self._with_vault:
+            lines += ["[[tier]]", 'name = "vault"', f"url = {json.dumps('file://' + self.vault)}"]
+        if self.remote:
+            remote = self.remote
             lines += [
+                "[[tier]]",
+                'name = "remote"',
                 f'url = "sftp://{remote.user}@{remote.host}:{remote.port}/{remote.path}"',
                 f"identity_file = {json.dumps(remote.identity_file)}",
                 f"host_keys = [{json.dumps(remote.known_hosts_line)}]",
             ]
-        else:
-            lines.append(f"url = {json.dumps('file://' + self.repository)}")
+            if self._lag is not None:
+                lines.append(f"lag_budget_seconds = {self._lag}")
+            if self._attempts is not None:
+                lines.append(f"retries = {{ attempts = {self._attempts} }}")
         with open(self._config, "w", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
-        _quiet(self._job("init"))
 
     def backup(self) -> Job:
         """One backup of the source."""
-        return self._job("backup", "--json")
+        return self.job("backup", "--json")
 
-    def restore(self, target: str) -> Job:
-        """All of the newest backup to a folder that is not there yet."""
-        return self._job("restore", "latest", "--to", target, "--json")
+    def restore(self, target: str, *paths: str) -> Job:
+        """The newest backup, or of it `paths` alone, to a folder that is not there yet."""
+        return self.job("restore", "latest", *paths, "--to", target, "--json")
+
+    def restore_bare(self, target: str, path: str) -> Job:
+        """One path out of the vault with nothing but the passphrase."""
+        job = self.job("restore", "latest", path, "--to", target, "--json", "--from", "file://" + self.vault)
+        home = target + "-home"
+        shutil.rmtree(home, ignore_errors=True)
+        os.makedirs(home)
+        environment = {**job.environment, "HOME": home}
+        del environment["TANDEM_CONFIG"]
+        return Job(job.command, environment)
+
+    def sync(self) -> Job:
+        """Every tier brought level."""
+        return self.job("sync", "--json")
 
     def stored(self) -> int:
-        """Size of the repository in bytes."""
-        return folder_bytes(self.repository)
+        """Size of the repository in bytes, on all tiers together."""
+        return sum(map(folder_bytes, self._repositories()))
 
     def remove(self) -> None:
         """Takes everything away."""
-        for path in (self.folder, self.repository):
+        for path in (self.folder, *self._repositories()):
             shutil.rmtree(path, ignore_errors=True)
 
-    def _job(self, *arguments: str) -> Job:
+    def job(self, *arguments: str) -> Job:
+        """A command with this configuration."""
         environment = {**os.environ, "HOME": self.folder, "TANDEM_CONFIG": self._config}
         environment["TANDEM_PASSPHRASE"] = PASSPHRASE
         return Job([TANDEM, *arguments], environment)
+
+    def _repositories(self) -> list[str]:
+        return [self.vault] * self._with_vault + ([self.remote.folder] if self.remote else [])
 
 
 class Restic:
@@ -116,13 +154,13 @@ class Restic:
     @staticmethod
     def version() -> str | None:
         """Its own words, or None when it is not there."""
-        return _first_line(["restic", "version"]) if shutil.which("restic") else None
+        return first_line(["restic", "version"]) if shutil.which("restic") else None
 
     def prepare(self) -> None:
         """A new, empty repository."""
         self.remove()
         os.makedirs(self.folder)
-        _quiet(self._job("init", "--repository-version", "2"))
+        quiet(self._job("init", "--repository-version", "2"))
 
     def backup(self) -> Job:
         """One backup of the source."""
@@ -177,50 +215,8 @@ class Copy:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Sftp:
-    """OpenSSH's own `sftp` putting one file; with `flush` it asks the server for fsync, as Tandem does."""
-
-    def __init__(self, folder: str, source: str, remote: Remote, flush: bool) -> None:
-        self.folder, self._source, self._remote, self._flush = folder, source, remote, flush
-        self.name = "sftp -f" if flush else "sftp"
-
-    def prepare(self) -> None:
-        """The known host and the batch of one command."""
-        self.remove()
-        os.makedirs(self.folder)
-        os.makedirs(self._remote.folder)
-        with open(os.path.join(self.folder, "known_hosts"), "w", encoding="utf-8") as file:
-            file.write(self._remote.known_hosts_line + "\n")
-        with open(os.path.join(self.folder, "batch"), "w", encoding="utf-8") as file:
-            flag = "-f " if self._flush else ""
-            file.write(f'put {flag}"{self._source}" "{self._remote.path}/file"\n')
-
-    def backup(self) -> Job:
-        """The put."""
-        remote = self._remote
-        options = {
-            "BatchMode": "yes",
-            "StrictHostKeyChecking": "yes",
-            "UserKnownHostsFile": os.path.join(self.folder, "known_hosts"),
-            "GlobalKnownHostsFile": "/dev/null",
-            "IdentitiesOnly": "yes",
-        }
-        flags = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        where = ["-P", str(remote.port), "-i", remote.identity_file]
-        batch = ["-b", os.path.join(self.folder, "batch")]
-        return Job(["sftp", "-q", "-F", "none", *where, *flags, *batch, f"{remote.user}@{remote.host}"])
-
-    def stored(self) -> int:
-        """Size of what arrived in bytes."""
-        return folder_bytes(self._remote.folder)
-
-    def remove(self) -> None:
-        """Takes everything away."""
-        for path in (self.folder, self._remote.folder):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _quiet(job: Job) -> None:
+def quiet(job: Job) -> None:
+    """Runs a job that is not measured. Raises CommandFailed."""
     done = subprocess.run(
         list(job.command), env=dict(job.environment), capture_output=True, text=True, check=False
     )
@@ -228,6 +224,7 @@ def _quiet(job: Job) -> None:
         raise CommandFailed(f"`{' '.join(job.command)}` ended with {done.returncode}: {done.stderr.strip()}")
 
 
-def _first_line(command: Sequence[str]) -> str:
+def first_line(command: Sequence[str]) -> str:
+    """The first line of what a command prints."""
     done = subprocess.run(list(command), capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[0]

@@ -5,14 +5,15 @@ import sys
 from dataclasses import replace
 
 import pytest
-from bench import report
+from bench import groups, report
+from bench.amounts import Amounts
 from bench.costs import COST_ROWS, Timing, cost_regressions, cost_verdicts, medians
 from bench.figures import Figure
 from bench.measure import CommandFailed, folder_bytes, measure
 from bench.rows import regressions, verdicts
 from bench.samples import Sample, summarise
 from bench.targets import PeakBelow, RateOrBeat
-from bench.work import Amounts, Bench, NotPossible
+from bench.work import Bench, NotPossible
 
 MB = 1_000_000
 
@@ -143,7 +144,7 @@ def test_folder_bytes(tmp_path):
 def test_a_full_disk_is_seen_before_anything_is_made(tmp_path):
     bench = Bench(str(tmp_path), Amounts(files=10**9), False, lambda folder: None, print)
     with pytest.raises(NotPossible, match="are needed"):
-        bench.run(["tree"])
+        groups.run(bench, ["tree"])
     assert list(tmp_path.iterdir()) == []
 
 
