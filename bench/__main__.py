@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 
 from bench import borg, groups, machine, report
 from bench.amounts import QUICK, Amounts
-from bench.measure import CommandFailed
 from bench.servers import openssh
 from bench.work import Bench, NotPossible
 
@@ -59,32 +58,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = {**fields, "cache": "cold" if drop else "warm", "nice": options.nice}
         about = machine.describe(root, {**bench.versions, "ssh": machine.ssh_version()})
         about["load before"] = f"{machine.others_at_work():.2f}"
-        groups.run(bench, options.only or [name for name in ALL_GROUPS if not _left_out(name, options)])
-    except (NotPossible, CommandFailed) as problem:
+        asked = options.only or [name for name in ALL_GROUPS if not _left_out(name, options)]
+        failed = groups.run(bench, asked)
+    except NotPossible as problem:
         print(f"bench: {problem}", file=sys.stderr)
         return 1
     finally:
         shutil.rmtree(root, ignore_errors=True)
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     run = report.Run(settings, about, date, bench.samples, bench.timings, bench.figures)
-    return _conclude(run, options)
+    for group, why in failed.items():
+        print(f"\nbench: {group} is not measured to its end: {why}", file=sys.stderr)
+    whole = not (failed or options.only or options.without)
+    return max(_conclude(run, options, whole), bool(failed))
 
 
 def _left_out(group: str, options: argparse.Namespace) -> bool:
     return options.quick and group in NOT_QUICK
 
 
-def _conclude(run: report.Run, options: argparse.Namespace) -> int:
-    """Prints, writes what is to be written, and says by the exit code whether every measured target was
-    met."""
+def _conclude(run: report.Run, options: argparse.Namespace, whole: bool) -> int:
+    """Prints, writes what is to be written if the run was `whole`, and says by the exit code whether every measured
+    target was met."""
     results = os.path.join(options.results, "results.json")
     changes = report.changes_since(run, report.load(results))
     print(f"\n{report.terminal(run, changes)}")
-    whole = not options.only and not options.without
     if whole and (options.write or not options.quick):
         report.save(run, results)
         with open(os.path.join(options.results, "RESULTS.md"), "w", encoding="utf-8") as file:
-            file.write(report.markdown(run, changes))
+            file.write(report.markdown(run, changes, report.known_limits(os.path.join(HERE, "limits.toml"))))
         print(f"\nwritten: {results} and RESULTS.md beside it")
     return 0 if all(verdict.met is not False for verdict in run.verdicts()) else 1
 

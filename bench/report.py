@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -82,8 +83,8 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def markdown(run: Run, changes: Sequence[str]) -> str:
-    """The whole of RESULTS.md."""
+def markdown(run: Run, changes: Sequence[str], limits: Mapping[str, str]) -> str:
+    """The whole of RESULTS.md. `limits`: by row, what is known of why a target is missed."""
     summaries = summarise(run.samples)
     cells = table(summaries)
     costs = cost_table(medians(run.timings))
@@ -106,6 +107,7 @@ def markdown(run: Run, changes: Sequence[str]) -> str:
         *(_row([_title(v), v.target, v.found, _word(v)]) for v in run.verdicts()),
         "",
     ]
+    parts += _missed(run.verdicts(), limits)
     if changes:
         parts += ["Slower or larger than the last results:", "", *(f"- {line}" for line in changes), ""]
     return "\n".join(parts)
@@ -124,6 +126,14 @@ def _markdown_costs(costs: Sequence[Sequence[str]]) -> list[str]:
         *(_row(line) for line in costs[1:]),
         "",
     ]
+
+
+def _missed(judged: Sequence[Verdict], limits: Mapping[str, str]) -> list[str]:
+    rows = {verdict.row: _title(verdict) for verdict in judged if verdict.met is False}
+    if not rows:
+        return []
+    told = [f"- {title}: {limits.get(row, 'not looked into yet')}" for row, title in rows.items()]
+    return ["Where the time goes where a target is missed:", "", *told, ""]
 
 
 def _markdown_figures(figures: Sequence[Sequence[str]]) -> list[str]:
@@ -176,6 +186,15 @@ def save(run: Run, path: str) -> None:
         json.dump(document, file, indent=1)
         file.write("\n")
     os.replace(path + ".new", path)
+
+
+def known_limits(path: str) -> dict[str, str]:
+    """What is known of why targets are missed, by row."""
+    with open(path, "rb") as file:
+        found: dict[str, str] = tomllib.load(file)
+    unknown = set(found) - {row.name for kind in (ROWS, FIGURE_ROWS, COST_ROWS) for row in kind}
+    assert not unknown, f"{path}: there is no such row: {', '.join(sorted(unknown))}"
+    return found
 
 
 def load(path: str) -> Run | None:

@@ -148,10 +148,12 @@ class Bench:
             self.own("sources", form, folder, amount, self.amounts.seed)
         return folder
 
-    def forget(self, kinds: Iterable[str]) -> None:
-        """Removes sources."""
-        for kind in kinds:
-            shutil.rmtree(self.path(f"source-{kind}"), ignore_errors=True)
+    def tidy(self, keep: Iterable[str]) -> None:
+        """Removes everything but these sources."""
+        kept = {f"source-{kind}" for kind in keep}
+        for entry in os.scandir(self.root):
+            if entry.name not in kept and entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
 
     def change(self, source: str, number: int) -> None:
         """Changes 1 % of a source, in each round in other places."""

@@ -3,6 +3,7 @@ the same."""
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from bench import groups, report
@@ -84,6 +85,13 @@ def test_results_come_back_the_same(tmp_path):
     assert report.changes_since(run(), report.load(path)) == []
 
 
+def test_what_is_known_of_missed_targets_is_of_rows_that_there_are(tmp_path):
+    report.known_limits(str(Path(report.__file__).parent / "limits.toml"))
+    (tmp_path / "limits").write_text('tree-again = "ours"\nnone = "whose?"\n')
+    with pytest.raises(AssertionError, match="no such row: none"):
+        report.known_limits(str(tmp_path / "limits"))
+
+
 def test_results_of_other_settings_are_not_compared():
     slow = run({"files": 6})
     slow.samples[:] = [sample("tree-first", "tandem", 50)]
@@ -105,11 +113,13 @@ def test_tables_name_every_measured_row_and_verdict():
         ("first backup, tree", "tandem", "5.00"),
         ("first backup, tree", "restic", "11.00"),
     ]
-    text = report.markdown(run(), ["tree-first: slower"])
+    text = report.markdown(run(), ["tree-first: slower"], {"tree-first": "the disk"})
     wanted = "at most 1/3 of the faster of restic and borg"
     assert f"| first backup, tree | {wanted} | 0.45 of restic, borg not measured | MISSED |" in text
     assert "not measured" in text
     assert "- tree-first: slower" in text
+    assert "- first backup, tree: the disk\n" in text
+    assert "- first backup, tree: not looked into yet\n" in report.markdown(run(), [], {})
     assert "0.45 of restic, borg not measured  MISSED" in report.terminal(run(), [])
 
 
@@ -175,7 +185,7 @@ def test_figures_are_written_and_come_back(tmp_path):
     made = report.Run({}, {}, "2026-01-01 00:00 UTC", [], [], [Figure("start-version", 1, 0.2)])
     report.save(made, path)
     assert report.load(path) == made
-    assert "| tandem --version | 0.200 s | 0.200 0.200 |" in report.markdown(made, [])
+    assert "| tandem --version | 0.200 s | 0.200 0.200 |" in report.markdown(made, [], {})
     assert "0.200 s  MISSED" in report.terminal(made, [])
 
 
@@ -184,6 +194,24 @@ def test_costs_are_written_and_come_back(tmp_path):
     made = report.Run({}, {}, "2026-01-01 00:00 UTC", [], timings("resync", [0.25]))
     report.save(made, path)
     assert report.load(path) == made
-    text = report.markdown(made, [])
+    text = report.markdown(made, [], {})
     assert "| one missed revision of 10 objects, of 1,000,000 | 16 | 300 | 250 | 250 250 |" in text
     assert "0.250 s  met" in report.terminal(made, [])
+
+
+def test_a_part_that_fails_leaves_the_others_going_and_nothing_behind(tmp_path, monkeypatch):
+    bench = Bench(
+        str(tmp_path), Amounts(files=10, million=10, big=10, image=10), False, lambda folder: None, print
+    )
+
+    def fails(bench):
+        (tmp_path / "restored").mkdir()
+        (tmp_path / "source-big").mkdir()
+        raise CommandFailed("it said no")
+
+    monkeypatch.setattr(
+        groups, "RUNNERS", {"tree": fails, "big": lambda bench: bench.figure("one-time", 1, 2.0)}
+    )
+    assert groups.run(bench, ["big", "tree"]) == {"tree": "it said no"}
+    assert [figure.value for figure in bench.figures] == [2.0]
+    assert list(tmp_path.iterdir()) == []

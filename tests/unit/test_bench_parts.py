@@ -3,11 +3,12 @@ large index, command lines and amounts. Nothing here needs a fast machine: times
 
 import asyncio
 import socket
+import subprocess
 import threading
 import time
 
 import pytest
-from bench import bigindex, groups, sources
+from bench import bigindex, borg, groups, sources
 from bench.__main__ import ALL_GROUPS, _amounts, _left_out, _options
 from bench.amounts import QUICK, SOURCES, Amounts, needed_later
 from bench.costs import COST_ROWS
@@ -150,3 +151,15 @@ def test_tandem_is_configured_with_the_tiers_that_a_row_needs(tmp_path):
     both = tiers(remote=remote, with_vault=True, lag=0, attempts=1)
     assert set(both) == {"vault", "remote"}
     assert (both["remote"].lag_budget.seconds, both["remote"].retries.attempts) == (0, 1)
+
+
+def test_where_borg_cannot_be_set_up_it_is_said_and_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(borg, "ENVIRONMENT", str(tmp_path / "borg"))
+    monkeypatch.setattr(borg, "BORG", str(tmp_path / "borg" / "bin" / "borg"))
+    refused = subprocess.CompletedProcess([], 1, "", "error: stop\nCould not find lz4 lib/headers\nsee above")
+    monkeypatch.setattr(borg.subprocess, "run", lambda *_, **__: refused)
+    said = []
+    borg.set_up(said.append)
+    assert "Could not find lz4 lib/headers" in said[-1]
+    assert not (tmp_path / "borg").exists()
+    assert borg.Borg.version() is None
