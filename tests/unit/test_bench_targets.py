@@ -151,7 +151,7 @@ def test_figures_are_medians_above_or_below_a_limit():
     assert "one-bare-time" not in met
     assert figure_table(made)[1:] == [
         ("tandem --version", "0.140 s", "0.100 9.000"),
-        ("one file of a million, no local state", "3.000 s", "3.000 3.000"),
+        ("one of the small files, no local state", "3.000 s", "3.000 3.000"),
         ("the same, lookups that find", "299.0 thousand/s", "299.0 299.0"),
     ]
 
