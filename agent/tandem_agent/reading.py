@@ -33,6 +33,7 @@ from tandem_protocol.store import Store
 __all__ = ["NamedStore", "RepositoryView", "open_index", "open_store", "update_index"]
 
 _AT_ONCE = 4
+_REBUILT_AT_ONCE = 64
 _TAIL = 64 * 1024
 
 Objects = Mapping[bytes, LiveObject]
@@ -111,14 +112,22 @@ async def _segment(fetcher: Fetcher, name: bytes) -> list[PackEntry]:
 async def _rebuild(index: BlobIndex, fetcher: Fetcher, packs: list[LiveObject]) -> list[str]:
     """Take packs into the index from their own trailers."""
     lost = 0
+    for start in range(0, len(packs), _REBUILT_AT_ONCE):
+        part = packs[start : start + _REBUILT_AT_ONCE]
+        entries = await read_entries(fetcher, part)
+        lost += len(part) - len(entries)
+        for entry in entries:
+            index.add_pack(entry)
+    return [f"{lost} packs could not be read for the index: what is in them cannot be found"] if lost else []
+
+
+async def read_entries(fetcher: Fetcher, packs: Sequence[LiveObject]) -> list[PackEntry]:
+    """The entries of those of ``packs`` whose trailers some tier has good."""
+    found: list[PackEntry] = []
     for start in range(0, len(packs), _AT_ONCE):
         for entries in await _each(packs[start : start + _AT_ONCE], lambda o: read_trailers(fetcher, o)):
-            if isinstance(entries, TandemError):
-                lost += 1
-                continue
-            for entry in entries:
-                index.add_pack(entry)
-    return [f"{lost} packs could not be read for the index: what is in them cannot be found"] if lost else []
+            found += [] if isinstance(entries, TandemError) else entries
+    return found
 
 
 async def read_trailers(fetcher: Fetcher, pack: LiveObject) -> list[PackEntry]:

@@ -156,7 +156,7 @@ class State(JournalBook, TierBook):
         ancestors: Iterable[bytes],
     ) -> None:
         """Decide the takeover under way: all that was known here gives way to what ``record`` says. ``ancestors``:
-        hashes of all records that were read for it."""
+        hashes of the records that were read for it with all that is below them."""
         takeover = self.takeover()
         assert takeover is not None
         with self._transaction():
@@ -204,7 +204,7 @@ class State(JournalBook, TierBook):
             self.list_backup(number, {**about, "united": base.number})
 
     def ancestors(self) -> set[bytes]:
-        """Hashes of all records that our history descends from, as far as they were ever read."""
+        """Hashes of the records that our history descends from: those that were read with all that is below them."""
         rows = self._db.rows("SELECT hash FROM journal UNION SELECT hash FROM ancestors")
         return {found for (found,) in rows}
 

@@ -289,7 +289,7 @@ class _Run:
         records = records_of(sides)
         lists = await read_lists(sides, by_id, set())
         union = unite(sides, lists)
-        found = await found_backups(ring, records.values(), union, by_name)
+        found = await found_backups(ring, records.values(), union, {}, by_name)
         self._notices += found.notices
         tiers = self._tier_names(told_names(ring, records.values()), union)
         slots = {name: data for name, data in self._slots.items() if name in union.live}

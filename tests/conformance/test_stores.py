@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 from tests.conformance.places import MemoryPlace, Place, opened
 
-from tandem_protocol.errors import Absent, Exists, Missing, Refused, TandemError
+from tandem_protocol.errors import Absent, Exists, Missing, Refused, TandemError, Unavailable
 from tandem_protocol.store import Entry, Store
 
 NAME = "packs/ab/" + "ab" * 32
@@ -65,6 +65,16 @@ async def test_of_two_racing_creates_one_wins(place: Place, closing: AsyncExitSt
         assert await names(sessions[0], "tmp") == set()
 
 
+async def part_of(store: Store, offset: int, length: int) -> bytes:
+    """A server may end the session with a part read (ProFTPD does, seldom): the next verb finds the store closed."""
+    try:
+        return await store.read(NAME, offset, length)
+    except Unavailable as closed:
+        assert "is not open" in str(closed)
+        await store.open()
+        return await store.read(NAME, offset, length)
+
+
 async def test_put_is_read_back_whole_and_in_parts(store: Store) -> None:
     reported: list[int] = []
     await store.put(NAME, memoryview(BIG), reported.append)
@@ -78,7 +88,7 @@ async def test_put_is_read_back_whole_and_in_parts(store: Store) -> None:
         (len(BIG) - 3, 3),
         (len(BIG) - 3, 9),
     ]:
-        assert await store.read(NAME, offset, length) == BIG[offset : offset + length]
+        assert await part_of(store, offset, length) == BIG[offset : offset + length]
     assert await store.read(NAME, 12345) == BIG[12345:]
     assert await store.read(NAME, 5, 0) == b""
     assert await store.read(NAME, len(BIG), 10) == b""

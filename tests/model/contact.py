@@ -25,7 +25,7 @@ from tests.model.steps import (
     visit,
 )
 from tests.model.things import DAMAGED, NUMBERS, RecordDoc, bits
-from tests.model.world import Disk, Inst, Row, Run, State, with_disk, with_inst
+from tests.model.world import Disk, Inst, Row, Run, State, highest_held, with_disk, with_inst
 
 from tandem_protocol.revision import Kind
 from tandem_protocol.verdict import Case
@@ -167,7 +167,9 @@ def written_records(
     steps: list[Step] = []
     created = newest_created(state.disks[t], stages[-1][1])
     newest = numbers.bit_length() - 1
-    in_order = created == newest or numbers == 1 << newest
+    row = state.insts[i].rows[t]
+    stood = created != newest
+    in_order = not stood or (numbers == 1 << newest and newest > highest_held(state.insts[i].journal, row))
     done = state._replace(disks=with_disk(state.disks, t, stages[-1][1]))
     after, seen = visit(ctx, done, i, t)
     if seen is None or isinstance(after, str):
@@ -178,7 +180,7 @@ def written_records(
     elif not is_usable(seen) or not stand(after.disks[t], numbers):
         steps.append((f"{label}: not confirmed", onward(ctx, after, i, without(run, t))))
     else:
-        held = confirmed(ctx, after, i, t, numbers, newest)
+        held = confirmed(ctx, after, i, t, numbers, 0 if stood and row.last else newest)
         steps.append((label, held if isinstance(held, str) else onward(ctx, held, i, run)))
     for what, stage in stages:
         effect = state._replace(disks=with_disk(state.disks, t, stage))

@@ -24,7 +24,7 @@ from tests.model.steps import (
     visit,
 )
 from tests.model.things import DAMAGED, bits
-from tests.model.world import Disk, Inst, Run, State, with_disk, with_inst, with_row
+from tests.model.world import Disk, Inst, Run, State, highest_held, with_disk, with_inst, with_row
 
 from tandem_protocol.verdict import Case
 
@@ -218,10 +218,15 @@ def _completed(
         inst = noted_lacking(inst, t, lacked)
     row = inst.rows[t]
     inst = with_row(inst, t, row._replace(compare=0 if full else row.compare))
-    # One that stood there alone, with all its objects, was written last by whoever ended before it was known.
     alone = newest if numbers == 1 << newest else 0
-    held = confirmed(ctx, with_inst(state, i, inst), i, t, numbers, created or alone)
-    needs_mark = not is_marked and (lacked or numbers & (numbers - 1))
+    # Of what stood there, and is not the highest held from now on, nobody can tell what came after it.
+    is_unsure = not is_marked and numbers and alone <= highest_held(inst.journal, row)
+    if is_unsure:
+        lacked |= live_of(ctx, inst).on[t] & choosing.added_by(ctx, inst, numbers)
+        inst = noted_lacking(inst, t, lacked)
+    last = created or (0 if row.last else alone)
+    held = confirmed(ctx, with_inst(state, i, inst), i, t, numbers, last)
+    needs_mark = not is_marked and (lacked or is_unsure)
     if isinstance(held, str) or not needs_mark:
         return held if isinstance(held, str) else _go_on(ctx, held, i, run)
     others = sum(1 << o for o in bits(run.reach & ~(1 << t)) if choosing.is_complete(held.insts[i], o))

@@ -3,13 +3,18 @@ takeover reads, after healing, between copy and record. Each was found by the se
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.support.machines import Site, first_with
+from tests.support.machines import Killed, Machine, Site, first_with
+from tests.support.office import Place
 
 from tandem_agent.progress import Progress
 from tandem_agent.resync import sync
+from tandem_agent.state import State
+from tandem_agent.tiers import levelling
+from tandem_agent.tiers.tier import Tier
 from tandem_agent.wiring import open_agent
 from tandem_protocol import names
 from tandem_protocol.errors import SecondInstallation
@@ -129,3 +134,64 @@ async def test_what_cannot_be_completed_makes_no_revision_at_every_synchronisati
             await sync(agent, ("remote",), False, Progress())
             heads.append(agent.state.head)
     assert len(set(heads)) == 1
+
+
+@pytest.mark.parametrize("confirmed_by", ["synchronisation", "contact"])
+async def test_what_stood_there_before_does_not_hide_a_roll_back(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, confirmed_by: str
+) -> None:
+    """Record 3 stands on a tier unconfirmed, then 4 is confirmed there, then 2 is written; then what 3 needs comes, and
+    the storage goes back to before 2, which leaves 3 and 4."""
+    site = Site(memory_path, monkeypatch, "a", "b", "far")
+    machine, ids = await first_with(site)
+    for number, away in ((2, ("b", "far")), (3, ("a", "far"))):
+        site.down(*away)
+        ids.append((await machine.backup(f"backup {number}")).id)
+    far = site.places["far"]
+    site.down("a", "b")
+    async with open_agent(machine.config, lambda: "") as agent:
+        await agent.tiers.contact(1)
+        tier = next(tier for tier in agent.tiers.tiers if tier.name == "far")
+        record = agent.state.record(3)
+        await tier.write_claim(3, record.nonce, record.claim_parents)
+        await tier.write_record(record)
+    ids.append((await machine.backup("backup 4")).id)
+    before = dict(far.shared)
+    site.down("b")
+    await machine.sync()
+    site.down()
+    if confirmed_by == "contact":
+        await stopped_before_the_end_of(3, machine, monkeypatch)
+        await machine.contact()
+    else:
+        far.hook = partial(_cut_at_claims, far)
+        await machine.sync()
+        site.down()
+    far.roll_back(before)
+    await machine.contact()
+    await machine.sync()
+    await machine.sync()
+    assert set((await machine.contact()).values()) == {"online"}
+    for number, id in enumerate(ids, 2):
+        assert await machine.read(id, "far") == f"backup {number}"
+
+
+def _cut_at_claims(place: Place, verb: str, name: str) -> bool:
+    if verb == "create" and name.endswith("claim"):
+        place.up = False
+    place.check()
+    return True
+
+
+async def stopped_before_the_end_of(number: int, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A synchronisation that is killed when all objects of revision ``number`` are there, before that is known."""
+    real = levelling.confirm
+
+    async def killed(tier: Tier, state: State, numbers: list[int], last: int) -> None:
+        if tier.name == "far" and number in numbers:
+            raise Killed
+        await real(tier, state, numbers, last)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(levelling, "confirm", killed)
+        await machine.sync()

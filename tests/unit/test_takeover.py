@@ -15,6 +15,7 @@ from tests.support.documents import Writer
 from tests.support.formats import make_ring
 from tests.support.machines import PHRASE, Killed, Machine, Site, first_with
 
+from tandem_agent import catalog
 from tandem_agent.opening import open_place
 from tandem_agent.progress import Progress
 from tandem_agent.tiers import writing
@@ -404,6 +405,53 @@ async def test_packs_that_no_index_names_are_named_by_the_takeover(site: Site) -
     await settled(second, dict(zip(ids, ("one", "two"), strict=True)))
 
 
+async def test_a_late_backup_whose_record_is_torn_may_share_blocks_with_ours(site: Site) -> None:
+    """Its own packs alone do not make it whole."""
+    first = site.machine("first")
+    await first.init()
+    ids = [(await first.backup("one", other="shared" * 500)).id]
+    site.down("vault")
+    ids.append((await first.backup("two", other="shared" * 500)).id)
+    site.places["remote"].damage(site.places["remote"].paths("revisions/")[-1])
+    site.down("remote")
+    second = site.machine("second")
+    await second.take_over()
+    site.down()
+    await settled(second, dict(zip(ids, ("one", "two"), strict=True)))
+
+
+async def test_what_no_catalogue_tells_of_is_found_by_its_snapshot(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A catalogue is full, and the records of what it left out are below the base that a tier starts at."""
+    _, ids = await first_with(site, "one", "two")
+    monkeypatch.setattr(catalog, "MAX_BYTES", 0)
+    base = (await site.machine("second").take_over()).revision
+    for place in site.places.values():
+        for number in range(1, base):
+            for path in (names.claim_path(number), names.record_path(number)):
+                place.shared.pop(path, None)
+    third = site.machine("third")
+    result = await third.take_over()
+    assert (result.backups, result.recovered) == (2, 2)
+    assert {backup.id.hex() for backup in third.backups()} == set(ids)
+
+
+async def test_a_failed_backup_that_is_found_again_counts_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = await first_with(site)
+
+    async def broken(_store: Store, _objects: Sequence[ObjectRef]) -> dict[bytes, int]:
+        raise Unavailable("the link broke")
+
+    with monkeypatch.context() as patch, suppress(TandemError):
+        patch.setattr(writing, "sizes_of", broken)
+        await first.backup("never acknowledged")
+    result = await site.machine("second").take_over()
+    assert (result.backups, result.recovered) == (1, 1)
+
+
 async def test_a_late_side_that_cannot_be_read_holds_up_no_other(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,5 +471,10 @@ async def test_a_late_side_that_cannot_be_read_holds_up_no_other(
     await second.sync()
     states = await second.contact()
     assert (states["vault"], states["forged"], states["remote"]) == ("online", "blocked", "online")
+    async with open_agent(second.config, lambda: "") as agent:
+        head = agent.state.head
+    await second.contact()
+    async with open_agent(second.config, lambda: "") as agent:
+        assert agent.state.head == head, "an attempt that cannot come to anything uses up no number"
     for tier in ("vault", "remote"):
         assert await second.read(ids[1], tier) == "late"

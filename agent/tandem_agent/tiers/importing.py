@@ -54,12 +54,8 @@ async def read_side(reading: Reading) -> Side:
     """Everything that this tier says. `Refused` where it holds what this program must not pass over: a forged
     document, or one of a newer format."""
     epochs = await read_epochs(reading)
-    claims, records = await _read_numbers(reading)
-    side = Side(reading.tier_id, epochs, claims, records, await _listing(reading.store))
-    for documents in (side.claims, side.records):
-        for number, document in sorted(documents.items()):
-            _check_usable(reading.name, number, document)
-    return side
+    claims, records = await read_numbers(reading)
+    return Side(reading.tier_id, epochs, claims, records, await _listing(reading.store))
 
 
 def _check_usable(tier: str, number: int, document: object) -> None:
@@ -104,7 +100,8 @@ async def clear_epochs(reading: Reading, ours: int) -> None:
             await move_aside(reading.store, names.epoch_path(epoch))
 
 
-async def _read_numbers(reading: Reading) -> tuple[dict[int, Claim | Fault], dict[int, Record | Fault]]:
+async def read_numbers(reading: Reading) -> tuple[dict[int, Claim | Fault], dict[int, Record | Fault]]:
+    """All claims and records. `Refused` as with `read_side`."""
     claims: dict[int, Claim | Fault] = {}
     records: dict[int, Record | Fault] = {}
 
@@ -120,6 +117,9 @@ async def _read_numbers(reading: Reading) -> tuple[dict[int, Claim | Fault], dic
 
     listed = sorted([found async for found in listed_numbers(reading.store)])
     await in_parallel(reading.store.parallel, [partial(read, *found) for found in listed])
+    for documents in (claims, records):
+        for number, document in sorted(documents.items()):
+            _check_usable(reading.name, number, document)
     return claims, records
 
 

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 from tandem_agent.bases import base_details, list_objects, old_lists, told_names
 from tandem_agent.catalog import Listed
 from tandem_agent.state import Intent, Setup, TierStart, now_text
-from tandem_agent.tiers.importing import Reading, close_open, highest_listed, read_keys, read_lists, read_side
+from tandem_agent.tiers.importing import (
+    Reading,
+    close_open,
+    highest_listed,
+    read_keys,
+    read_lists,
+    read_numbers,
+    read_side,
+)
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.uniting import found_backups
 from tandem_protocol.errors import SecondInstallation, TandemError, Unavailable
@@ -49,7 +57,9 @@ async def join_late(tiers: TierSet, late: Sequence[Tier]) -> None:
 
 
 async def _join_one(tiers: TierSet, late: Tier) -> None:
-    intent = tiers.new_intent({}, above=await highest_listed(_reading(tiers, late)))
+    reading = _reading(tiers, late)
+    await read_numbers(reading)  # one that cannot be read uses up no number
+    intent = tiers.new_intent({}, above=await highest_listed(reading))
     tiers.state.set_intent(intent)
     try:
         await _Join(tiers, intent, late).run()
@@ -90,37 +100,37 @@ class _Join:
         records = records_of([side])
         others = self._tiers.reachable
         by_name = {tier.name: tier.store for tier in [late, *others]}
-        found = await found_backups(ring, records.values(), union, by_name)
+        found = await found_backups(ring, records.values(), union, self._state.live(), by_name)
         for notice in found.notices:
             log.warning("join: %s", notice)
-        unheard = self._unheard(union, records)
+        only_told = self._only_told(union, records)
         new = _new_backups(self._state.backups(), found.listed)
         segments = found.segments(ring, self._intent.number)
-        record, revived = await self._prepare(union, new, segments, [late, *others], unheard)
+        record, revived = await self._prepare(union, new, segments, [late, *others], only_told)
         live = self._state.live() | {o.name: o for o in revived}
         setup = _setup(self._tiers)
         starts = [TierStart(late.row.identity, late.name, True, _lacking(side, live))]
         starts += [
             TierStart(Identity(setup.repository_id, id, setup.root_public), name, False)
-            for id, name in unheard.items()
+            for id, name in only_told.items()
         ]
         keys = await read_keys(revived, [late.store])
         self._state.join(record, revived, starts, new, whole(records, lists, known), keys)
         await late.look()
 
-    def _unheard(self, union: Union, records: Mapping[bytes, Record]) -> dict[bytes, str]:
+    def _only_told(self, union: Union, records: Mapping[bytes, Record]) -> dict[bytes, str]:
         """Names by id of the tiers that only the late side knows: they are tiers of the repository, not read yet. Those
         that our own history has named and names no more are retired."""
         named = [n for n in self._state.journal if self._state.kind_of(n) in _NAMING]
         ours = {id for number in named for id in self._state.record(number).tiers or ()}
         taken = {row.name for row in self._state.tiers()}
         told = told_names(self._tiers.ring, records.values())
-        unheard: dict[bytes, str] = {}
+        only_told: dict[bytes, str] = {}
         for id in sorted(union.tiers - ours - {row.id for row in self._state.tiers()}):
             name = told.get(id, id.hex()[:8])
-            unheard[id] = name if name not in taken else f"{name}-{id.hex()[:4]}"
-            taken.add(unheard[id])
-        return unheard
+            only_told[id] = name if name not in taken else f"{name}-{id.hex()[:4]}"
+            taken.add(only_told[id])
+        return only_told
 
     async def _import(self) -> Side:
         tier = self._late
@@ -149,13 +159,13 @@ class _Join:
         new: Sequence[Listed],
         segments: Sequence[bytes],
         to: Sequence[Tier],
-        unheard: Mapping[bytes, str],
+        only_told: Mapping[bytes, str],
     ) -> tuple[Record, list[LiveObject]]:
         """The record, its ``segments`` and lists put on every tier ``to``, and what it revives."""
         number = self._intent.number
         ours = self._state.live()
         revived = _revived(ours, union.live, number)
-        rows = {row.id: row.name for row in self._state.tiers()} | dict(unheard)
+        rows = {row.id: row.name for row in self._state.tiers()} | dict(only_told)
         indexes = [(ObjectRef(ObjectType.INDEX, object_name(data), len(data)), data) for data in segments]
         added = [LiveObject(ref.type, ref.name, ref.size, number) for ref, _ in indexes]
         after = ours | {o.name: o for o in [*revived, *added]}

@@ -281,10 +281,15 @@ class _Levelling:
         if any(there.get(o.name) != o.size for o in brought):
             raise Unavailable(f"tier {tier.name} lost what it had just been sent")
         self.unmarked |= {o.name for o in brought if o.name in held.lacking}
-        self.needs_mark |= len(ready) > 1 and not marked
-        # One that stood there alone, with all its objects, was written last by whoever ended before it was known.
         alone = ready[0] if len(ready) == 1 else 0
-        await confirm(tier, state, ready, max(created, default=alone))
+        # The highest held is missed at any look, whenever it was written; of others that stood there nobody can tell
+        # what came after them.
+        if ready and not marked and alone <= state.highest_held(tier.id):
+            self.needs_mark = True
+            unsure = {o.name for o in batch.live.values() if o.added in ready}
+            state.add_lacking(tier.id, unsure)
+            self.unmarked |= unsure
+        await confirm(tier, state, ready, max(created, default=0 if tier.row.last_written else alone))
         if marked:
             self.needs_mark = False
             state.remove_lacking(tier.id, self.unmarked)

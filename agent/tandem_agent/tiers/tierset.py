@@ -265,13 +265,14 @@ async def write_revisions(tier: Tier, state: State, numbers: list[int]) -> None:
         record = state.record(number)
         await tier.write_claim(number, record.nonce, record.claim_parents)
     created = [number for number in numbers if await tier.write_record(state.record(number))]
-    if len(numbers) > 1 and created[-1:] != numbers[-1:]:
-        return  # which of them came last cannot be told: synchronisation has a record written after them
+    stood = created[-1:] != numbers[-1:]
+    if stood and (len(numbers) > 1 or numbers[-1] < state.highest_held(tier.id)):
+        return  # what came after them cannot be told: synchronisation has a record written after them
     reason = await tier.verify(numbers)
     if reason:
         log.warning("tier %s: not confirmed, %s", tier.name, reason)
         return
-    await confirm(tier, state, numbers, numbers[-1])
+    await confirm(tier, state, numbers, 0 if stood and tier.row.last_written else numbers[-1])
     refresh(tier)
 
 

@@ -8,15 +8,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tandem_agent.catalog import Listed, recovered, told_backups
-from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.engine.fetch import Fetcher, NamedStore
 from tandem_agent.engine.treewalk import Broken, Entries, TreeWalker
-from tandem_agent.reading import open_index, read_trailers
+from tandem_agent.reading import open_index, read_entries
 from tandem_agent.restore import read_snapshot
 from tandem_protocol.errors import Corrupt, Missing
 from tandem_protocol.history import Live, LiveObject
@@ -47,18 +45,24 @@ class FoundBackups:
 
 
 async def found_backups(
-    ring: KeyRing, records: Iterable[Record], union: Union, stores: Mapping[str, Store]
+    ring: KeyRing, records: Iterable[Record], union: Union, ours: Live, stores: Mapping[str, Store]
 ) -> FoundBackups:
-    """The backups that are known once ``union`` is decided; ``stores`` by the tiers' names."""
+    """The backups that are known once ``union`` is decided. ``ours``: what is live in our own history, blocks of which
+    they may share. ``stores`` by the tiers' names."""
     listed = told_backups(ring, records, union.live)
-    lost = [union.live[name] for name in sorted(union.kept) if union.live[name].type is ObjectType.SNAPSHOT]
+    told = {about.get("snapshot") for _, about in listed}
+    snapshots = [o for _, o in sorted(union.live.items()) if o.type is ObjectType.SNAPSHOT]
+    lost = [o for o in snapshots if o.name.hex() not in told]
     if not lost:
         return FoundBackups(listed)
-    back, unnamed, notices = await _recover(ring, lost, union, stores)
+    live = {**ours, **union.live}
+    back, entries, notices = await _recover(ring, lost, live, stores)
+    unnamed = [entry for entry in entries if entry.name in union.kept]
     # Where one backup was tried several times, its record tells which attempt it is; else the last one is.
     known = {about["id"] for _, about in listed if about.get("snapshot")}
     last = {snapshot.backup_id.hex(): (found, snapshot) for found, snapshot in back}
     new = [pair for id, pair in last.items() if id not in known]
+    listed = [row for row in listed if row[1]["id"] in known or row[1]["id"] not in last]
     for found, snapshot in new:
         taken = [str(about["name"]) for _, about in listed]
         listed.append((0, recovered(found.name, snapshot, taken)))
@@ -66,20 +70,23 @@ async def found_backups(
 
 
 async def _recover(
-    ring: KeyRing, lost: Sequence[LiveObject], union: Union, stores: Mapping[str, Store]
+    ring: KeyRing, lost: Sequence[LiveObject], live: Live, stores: Mapping[str, Store]
 ) -> tuple[list[tuple[LiveObject, Snapshot]], list[PackEntry], list[str]]:
-    """Those of the snapshots ``lost`` all of whose blocks are there; the packs kept that no segment names; notices."""
+    """Those of the snapshots ``lost`` all of whose blocks are there; the packs that no segment names; notices."""
     folder = tempfile.mkdtemp(prefix="tandem-index-")
-    named = [NamedStore(name, store, union.live.__contains__) for name, store in stores.items()]
+    named = [NamedStore(name, store, live.__contains__) for name, store in stores.items()]
     back: list[tuple[LiveObject, Snapshot]] = []
     notices: list[str] = []
     try:
-        index, _ = await open_index(os.path.join(folder, "index"), ring, union.live, named, packs=dict)
+        index, _ = await open_index(os.path.join(folder, "index"), ring, live, named, packs=dict)
         try:
             fetcher = Fetcher(ring, named, index)
-            entries = await _from_packs(fetcher, index, union.live)
+            packs = [o for o in live.values() if o.type is ObjectType.PACK]
+            entries = await read_entries(fetcher, [o for o in packs if index.number_of(o.name) is None])
+            for entry in entries:
+                index.add_pack(entry)
             for found in lost:
-                snapshot = await _whole(fetcher, found, union.live)
+                snapshot = await _whole(fetcher, found, live)
                 if snapshot is None:
                     notices.append(
                         f"snapshot {found.name.hex()[:12]} has no record, and not all of it is there"
@@ -91,19 +98,7 @@ async def _recover(
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     back.sort(key=lambda pair: (pair[1].started_ns, pair[1].ended_ns))
-    return back, [entry for entry in entries if entry.name in union.kept], notices
-
-
-async def _from_packs(fetcher: Fetcher, index: BlobIndex, live: Live) -> list[PackEntry]:
-    """Packs that no segment told ``index`` of, now in it, from their own trailers: those that can be read."""
-    packs = [o for o in live.values() if o.type is ObjectType.PACK and index.number_of(o.name) is None]
-    entries: list[PackEntry] = []
-    for pack in packs:
-        with suppress(Corrupt, Missing):
-            entries += await read_trailers(fetcher, pack)
-    for entry in entries:
-        index.add_pack(entry)
-    return entries
+    return back, entries, notices
 
 
 async def _whole(fetcher: Fetcher, found: LiveObject, live: Live) -> Snapshot | None:

@@ -171,7 +171,6 @@ class Revision:
         """Steps 5 to 8. Gives the tiers confirmed to hold the revision; empty if it was decided and every
         target vanished before it could be confirmed (it is completed later). With ``tiers`` (names by id) it is a
         base that makes these the repository's tiers; ``within`` is done in the transaction that decides."""
-        await asyncio.gather(*(target.drain() for target in self._targets if target.failed))
         draft = RecordDraft(
             self.number, self._intent.nonce, kind, self._intent.parents, details, removed=tuple(removed)
         )
@@ -193,6 +192,7 @@ class Revision:
                 await self._write_record(target, record[0])
 
         await self._each(finish)
+        await asyncio.gather(*(target.drain() for target in self._targets if target.failed))
         if self._stop is not None:
             raise self._stop
         if not record:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import TypeVar
 
-from ..errors import Corrupt, TandemError, Unavailable
+from ..errors import Corrupt, Unavailable
 from ..store import Buffer, Entry, Store
 from .faults import check_name
 from .ftp_folder import FtpFolder
@@ -83,8 +82,7 @@ class FtpStore(Store):
     async def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         data = await self._run(self._folder(name).read, name, offset, length)
         if self._session is not None and self._session.link.is_over:
-            with suppress(TandemError):  # the next verb says that it is not open
-                await self.open()
+            await self.close()  # whoever asks next is told, and has to look again at what is there
         return data
 
     async def size(self, name: str) -> int:
