@@ -31,7 +31,7 @@ def cost_rounds(bench: Bench, group: str) -> None:
             timing = Timing(**json.loads(found))
             bench.timings.append(timing)
             bench.say(
-                f"round {timing.round}  {timing.row:36} {timing.seconds * 1000:6.0f} ms  "
+                f"round {timing.round}  {timing.row:40} {timing.seconds * 1000:6.0f} ms  "
                 f"connection {timing.connect * 1000:5.0f} ms  {timing.questions} questions"
             )
         shutil.rmtree(folder)

@@ -55,8 +55,8 @@ def _again(bench: Bench, number: int, source: str, tools: list[Keeper]) -> None:
 
 def _changed(bench: Bench, kind: str, number: int, source: str, tools: list[Keeper]) -> None:
     bench.change(source, number)
+    work = measure.folder_bytes(source)
     for tool in tools:
-        work = measure.folder_bytes(source)
         bench.measure(f"{kind}-changed", tool.name, number, tool.backup(), work, tool)
 
 

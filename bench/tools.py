@@ -154,7 +154,9 @@ class Restic:
     @staticmethod
     def version() -> str | None:
         """Its own words, or None when it is not there."""
-        return first_line(["restic", "version"]) if shutil.which("restic") else None
+        if not shutil.which("restic"):
+            return None
+        return f"{first_line(['restic', 'version'])} (repository version 2, compression auto, which is zstd)"
 
     def prepare(self) -> None:
         """A new, empty repository."""

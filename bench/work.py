@@ -102,7 +102,7 @@ class Bench:
             Sample(row, tool, number, cost.wall, cost.cpu, cost.peak, stored, cost.others, work)
         )
         self.say(
-            f"round {number}  {_row(row).title:36} {tool:12} {cost.wall:8.2f} s  cpu {cost.cpu:7.2f} s  "
+            f"round {number}  {_row(row).title:40} {tool:12} {cost.wall:8.2f} s  cpu {cost.cpu:7.2f} s  "
             f"peak {cost.peak / 1e6:5.0f} MB  {work / cost.wall / 1e6:6.0f} MB/s  "
             f"others {cost.others * 100:3.0f} %"
         )
@@ -120,7 +120,7 @@ class Bench:
         """Takes in one value of a figure's row."""
         self.figures.append(Figure(row, number, value))
         shown = next(known for known in FIGURE_ROWS if known.name == row)
-        self.say(f"round {number}  {shown.title:36} {shown.words(value)}")
+        self.say(f"round {number}  {shown.title:40} {shown.words(value)}")
 
     def own(self, module: str, *arguments: object, environment: Mapping[str, str] | None = None) -> str:
         """Runs a module of the benchmark in a process of its own; what it prints."""

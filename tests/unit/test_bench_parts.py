@@ -2,8 +2,10 @@
 large index, command lines and amounts. Nothing here needs a fast machine: times have lower bounds only."""
 
 import asyncio
+import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 
@@ -13,6 +15,7 @@ from bench.__main__ import ALL_GROUPS, _amounts, _left_out, _options
 from bench.amounts import QUICK, SOURCES, Amounts, needed_later
 from bench.costs import COST_ROWS
 from bench.figures import FIGURE_ROWS
+from bench.measure import CommandFailed, quickly, reading
 from bench.rows import ROWS
 from bench.servers import line
 from bench.tools import Remote, Tandem
@@ -151,6 +154,19 @@ def test_tandem_is_configured_with_the_tiers_that_a_row_needs(tmp_path):
     both = tiers(remote=remote, with_vault=True, lag=0, attempts=1)
     assert set(both) == {"vault", "remote"}
     assert (both["remote"].lag_budget.seconds, both["remote"].retries.attempts) == (0, 1)
+
+
+def test_what_a_command_reads_is_told_by_the_kernel(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(3 * MIB))
+    script = "import json, sys; print(json.dumps({'found': len(open(sys.argv[1], 'rb').read())}))"
+    command = [sys.executable, "-c", script, str(tmp_path / "file")]
+    _, read, said = reading(command, os.environ)
+    assert said == {"found": 3 * MIB}
+    assert 3 * MIB <= read < 30 * MIB
+    with pytest.raises(CommandFailed, match="ended with 3: sorry"):
+        reading(["sh", "-c", "echo sorry; exit 3"], os.environ)
+    with pytest.raises(CommandFailed, match="ended with 3: sorry"):
+        quickly(["sh", "-c", "echo sorry >&2; exit 3"], os.environ)
 
 
 def test_where_borg_cannot_be_set_up_it_is_said_and_nothing_is_left(tmp_path, monkeypatch):
