@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -39,38 +40,43 @@ COUNTS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark as the command line says."""
     options = _options(arguments)
-    amounts = _amounts(options)
-    drop = os.geteuid() == 0 and options.cache == "cold"
     if options.nice:
         machine.prefer(options.nice)
-    without = options.without or ()
-    if "borg" not in without:
+    if "borg" not in options.without:
         borg.set_up(print)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with what is to be tidied up
     root = tempfile.mkdtemp(prefix="tandem-bench-", dir=options.workdir)
     try:
-        bench = Bench(root, amounts, drop, openssh, lambda line: print(line, flush=True))
-        for name in without:
-            bench.versions[name] = None
-        for name, version in bench.versions.items():
-            if version is None and name not in without:
-                print(f"{name} is not there: its side is left out, and what needs it is not measured")
-        fields = {name: value for name, value in asdict(amounts).items() if name != "shrink"}
-        settings = {**fields, "cache": "cold" if drop else "warm", "nice": options.nice}
-        about = machine.describe(root, {**bench.versions, "ssh": machine.ssh_version()})
-        about["load before"] = f"{machine.others_at_work():.2f}"
-        asked = options.only or [name for name in ALL_GROUPS if not _left_out(name, options)]
-        failed = groups.run(bench, asked)
+        run, failed = _run(root, options)
     except NotPossible as problem:
         print(f"bench: {problem}", file=sys.stderr)
         return 1
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    run = report.Run(settings, about, date, bench.samples, bench.timings, bench.figures)
+    code = _conclude(run, options, whole=not (failed or options.only or options.without))
     for group, why in failed.items():
-        print(f"\nbench: {group} is not measured to its end: {why}", file=sys.stderr)
-    whole = not (failed or options.only or options.without)
-    return max(_conclude(run, options, whole), bool(failed))
+        print(f"bench: {group} is not measured to its end: {why}", file=sys.stderr)
+    return max(code, bool(failed))
+
+
+def _run(root: str, options: argparse.Namespace) -> tuple[report.Run, dict[str, str]]:
+    """Everything that is to be measured; by group, why it was not."""
+    amounts = _amounts(options)
+    drop = os.geteuid() == 0 and options.cache == "cold"
+    bench = Bench(root, amounts, drop, openssh, lambda line: print(line, flush=True))
+    for name in options.without:
+        bench.versions[name] = None
+    for name, version in bench.versions.items():
+        if version is None and name not in options.without:
+            print(f"{name} is not there: its side is left out, and what needs it is not measured")
+    fields = {name: value for name, value in asdict(amounts).items() if name != "shrink"}
+    settings = {**fields, "cache": "cold" if drop else "warm", "nice": options.nice}
+    about = machine.describe(root, {**bench.versions, "ssh": machine.ssh_version()})
+    about["load before"] = f"{machine.others_at_work():.2f}"
+    asked = options.only or [name for name in ALL_GROUPS if not _left_out(name, options)]
+    failed = groups.run(bench, asked)
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return report.Run(settings, about, date, bench.samples, bench.timings, bench.figures), failed
 
 
 def _left_out(group: str, options: argparse.Namespace) -> bool:
@@ -103,7 +109,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small amounts, one round, nothing written")
     parser.add_argument("--only", action="append", choices=ALL_GROUPS, help="just this part; nothing written")
-    parser.add_argument("--without", action="append", choices=RIVALS, help="leave it out; nothing written")
+    parser.add_argument(
+        "--without", action="append", default=[], choices=RIVALS, help="leave it out; nothing written"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the generated sources")
     usual = asdict(Amounts())
     for name, words in COUNTS.items():

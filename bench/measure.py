@@ -53,7 +53,11 @@ def measure(command: Sequence[str], log: str, environment: Mapping[str, str] | N
             env=None if environment is None else dict(environment),
         )
         watch = _PeakWatch(process.pid)
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()  # the benchmark is being stopped
+            raise
         wall = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         peak = max(watch.stop(), _kernel_peak(usage))

@@ -179,3 +179,22 @@ def test_where_borg_cannot_be_set_up_it_is_said_and_nothing_is_left(tmp_path, mo
     assert "Could not find lz4 lib/headers" in said[-1]
     assert not (tmp_path / "borg").exists()
     assert borg.Borg.version() is None
+
+
+def test_the_command_runs_a_part_and_judges_it(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "bench",
+        "--quick",
+        "--without",
+        "borg",
+        "--only",
+        "index",
+        "--chunks",
+        "1000",
+    ]
+    done = subprocess.run([*command, "--workdir", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr  # how fast this machine is now is no matter for a test
+    assert "index of many chunks, open     below 1 s" in done.stdout
+    assert list(tmp_path.iterdir()) == []
