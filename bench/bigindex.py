@@ -1,6 +1,6 @@
 """`python -m bench.bigindex make|ask FOLDER CHUNKS SEED`: a large local index, and what it costs to ask it.
 
-Made through the index's own `add_pack`, from packs that were never written: half of the chunks lie 64 to a frame, as
+Made through the index's own `add_segment`, from packs that were never written: half of the chunks lie 64 to a frame, as
 small files do, half alone in their frames, as those of large files do; 2,048 and 32 to a pack. Ids follow from the
 seed, so that what is there can be asked for without keeping it. `ask` prints a line of JSON: seconds to open, hits and
 misses a second (one thread, in random order, pages read before), and the heap: anonymous memory of the process that
@@ -15,6 +15,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 
 from blake3 import blake3
 
@@ -26,6 +27,8 @@ from tandem_protocol.index import PackEntry
 SMALL, FRAMES = 64, 32
 ID = 32
 ASKED = 300_000
+IN_SEGMENT = 1_000
+"""Packs."""
 
 
 class Ids:
@@ -70,10 +73,13 @@ def packs(chunks: int, seed: int) -> Iterator[PackEntry]:
 
 
 def make(folder: str, chunks: int, seed: int) -> None:
-    """Writes the index, segment by segment as a backup would flush it."""
+    """Writes the index, segment by segment as they are read from a tier."""
     index = BlobIndex(folder)
-    for entry in packs(chunks, seed):
-        index.add_pack(entry)
+    entries, names = packs(chunks, seed), Ids(seed, "segments")
+    number = 0
+    while segment := list(islice(entries, IN_SEGMENT)):
+        index.add_segment(names.some(number, 1), segment)
+        number += 1
     index.flush()
     index.close()
 
