@@ -81,6 +81,11 @@ class TierBook:
         rows = self._db.rows("SELECT n FROM missing WHERE tier = ? ORDER BY n LIMIT ?", (tier, most))
         return [n for (n,) in rows]
 
+    def add_missing(self, tier: bytes, numbers: Iterable[int]) -> None:
+        """The tier was believed to hold these revisions, and does not have them as they should be."""
+        with self._transaction():
+            self._db.change_each("INSERT OR IGNORE INTO missing VALUES (?, ?)", [(tier, n) for n in numbers])
+
     def lacking(self, tier: bytes) -> set[bytes]:
         """Names of live objects known not to be good there, though it holds the revisions that added them."""
         return {name for (name,) in self._db.rows("SELECT name FROM lacking WHERE tier = ?", (tier,))}

@@ -13,6 +13,7 @@ from tandem_agent.progress import Progress
 from tandem_agent.resync import SyncResult
 from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import open_agent
+from tandem_protocol.errors import Full
 from tandem_protocol.index import decode_segment
 from tandem_protocol.names import ObjectType, object_path, record_path
 from tandem_protocol.revision import Kind, Removal
@@ -163,3 +164,22 @@ async def test_an_old_record_that_the_server_drops_again_is_seen_to(
     result = await full(machine)
     assert {tier.name: tier.state for tier in result.tiers}["remote"] == state
     assert (path in remote.shared) == (state == "online")
+
+
+async def test_an_audit_that_is_stopped_half_way_is_ended_by_the_next_contact(site: Site) -> None:
+    """The damaged record is aside, and there is no room for the good one."""
+    machine, _ = await three(site)
+    remote, path = site.places["remote"], record_path(2)
+    remote.damage(path)
+
+    def no_room(verb: str, name: str) -> bool:
+        if (verb, name) == ("create", path):
+            raise Full("no space")
+        return True
+
+    remote.hook = no_room
+    await full(machine)
+    site.down()
+    assert path not in remote.shared
+    assert (await machine.contact())["remote"] == "online"
+    assert remote.shared.get(path) == site.places["vault"].shared[path]

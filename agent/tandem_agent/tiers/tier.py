@@ -170,44 +170,37 @@ class Tier:
     async def audit(self) -> None:
         """As `look`, but at every claim and record that should be there, however old: no other look reads those again.
         What is damaged is moved aside, and it and what is gone is written again, until it is seen to stand there."""
+        held = set(self._state.journal) - set(self._state.missing(self.id))
+        mended: set[int] = set()
         for _ in range(AUDITS):
             verdict = await self._judge(self.store, whole=True)
             if verdict.case is not Case.LEVEL:
                 raise Refused(f"tier {self.name}: {verdict.reason}", "see tandem tiers")
+            damaged = {(repair.what, repair.number) for repair in verdict.repairs}
+            gone = self._gone(held) - damaged
+            if not damaged and not gone:
+                self._state.confirm(sorted(mended), [self.id], last=0)
+                return
+            # Until then it is missing: if all ends here, the next synchronisation brings it.
+            mended |= {number for what, number in damaged | gone if what in ("claim", "record")} & held
+            self._state.add_missing(self.id, mended)
             for repair in verdict.repairs:
                 await self._rewrite(repair)
-            gone = await self._write_gone({(repair.what, repair.number) for repair in verdict.repairs})
-            if not gone and not verdict.repairs:
-                return
+            for what, number in sorted(gone):
+                await self._rewrite(Rewrite(what, number))
+                log.warning(
+                    "tier %s: the %s of revision %d was gone and is there again", self.name, what, number
+                )
         raise Unavailable(
             f"tier {self.name} does not keep what is written there", "check the server and its disk"
         )
 
-    async def _write_gone(self, mended: Collection[tuple[str, int]]) -> bool:
-        """Write again what the last look did not find of the revisions held, but for what is ``mended`` already;
-        whether there was any."""
+    def _gone(self, held: Collection[int]) -> set[tuple[str, int]]:
+        """What the last look did not find of the revisions ``held``."""
         assert self.seen is not None
-        missing, start = set(self._state.missing(self.id)), self.row.start
-        gone = False
-        for number in self._state.journal:
-            if number < start or number in missing:
-                continue
-            if number in self.seen.claimed and number in self.seen.recorded:
-                continue
-            record = self._state.record(number)
-            if number not in self.seen.claimed and ("claim", number) not in mended:
-                gone = True
-                await self.write_claim(number, record.nonce, record.claim_parents, mending=True)
-                log.warning(
-                    "tier %s: the claim of revision %d was gone and is there again", self.name, number
-                )
-            if number not in self.seen.recorded and ("record", number) not in mended:
-                gone = True
-                await self._replace(names.record_path(number), record.data)
-                log.warning(
-                    "tier %s: the record of revision %d was gone and is there again", self.name, number
-                )
-        return gone
+        wanted = [number for number in held if number >= self.row.start]
+        claims = {("claim", number) for number in wanted if number not in self.seen.claimed}
+        return claims | {("record", number) for number in wanted if number not in self.seen.recorded}
 
     async def verify(self, numbers: Iterable[int]) -> str:
         """Look, after the records ``numbers`` were written: "" if claim and record of each stand there as the
