@@ -135,8 +135,12 @@ def test_a_signal_cancels_and_waits_for_the_clean_up(number: signal.Signals) -> 
             await asyncio.sleep(0)
             cleaned.append(True)
 
-    with pytest.raises(StopRequestedError):
-        run_async(work())
+    usual = signal.signal(number, signal.default_int_handler)  # nohup may have had it ignored
+    try:
+        with pytest.raises(StopRequestedError):
+            run_async(work())
+    finally:
+        signal.signal(number, usual)
     assert cleaned == [True]
 
 

@@ -73,6 +73,30 @@ async def test_a_session_that_ends_with_a_part_read_has_given_it(words: str) -> 
             assert await store.read(NAME) == DATA * 16
 
 
+class StillGrowing(ScriptedFtp):
+    """A session that was cut goes on writing the part for a while: its size is behind when it is read."""
+
+    def on_size(self, session: Session, path: str) -> str:
+        return (
+            f"213 {len(DATA)}" if path in self.files and "/tmp/" in path else super().on_size(session, path)
+        )
+
+    def on_stor(self, session: Session, path: str) -> str:
+        assert session.offset == len(DATA)
+        said = super().on_stor(session, path)
+        self.on_size = super().on_size  # type: ignore[method-assign]  # it has come to rest
+        return said
+
+
+async def test_a_part_that_is_still_growing_is_gone_on_from() -> None:
+    with StillGrowing() as server:
+        part = f"/root/tmp/{NAME.rsplit('/', 1)[1]}"
+        server.files[part] = DATA * 3
+        async with opened(server) as store:
+            await store.put(NAME, DATA * 4)
+            assert await store.read(NAME) == DATA * 4
+
+
 class SaysItIsComplete(ScriptedFtp):
     def on_stor(self, session: Session, path: str) -> str:
         self.files[path] = session.receive(100_000)

@@ -6,10 +6,12 @@ SFTP status means is judged in sftp_errors.py.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ..errors import Exists, Full, Missing, Refused, TandemError, Unavailable
 from ..names import valid
@@ -63,3 +65,9 @@ def temporary_name(name: str) -> str:
     """A name in ``tmp/`` that no other writer uses, for the object that will be ``name``."""
     last = name.rsplit("/", 1)[-1]
     return f"tmp/{last[:200]}.{os.urandom(8).hex()}"
+
+
+def unasked(work: asyncio.Future[Any]) -> None:
+    """For a verb that was cancelled, and whose thread ends with a fault that nobody asks for: it is no error to log."""
+    if not work.cancelled():
+        work.exception()

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from ..errors import Corrupt, Unavailable
 from ..store import Buffer, Entry, Store
-from .faults import check_name
+from .faults import check_name, unasked
 from .ftp_folder import FtpFolder
 from .ftp_link import FtpLink
 from .ftp_target import FtpTarget
@@ -119,6 +119,7 @@ class FtpStore(Store):
         try:
             return await asyncio.shield(work)
         except (asyncio.CancelledError, Unavailable, Corrupt):
+            work.add_done_callback(unasked)
             if self._session is session:
                 await self.close()
             raise

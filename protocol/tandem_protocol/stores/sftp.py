@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import Corrupt, TandemError, Unavailable
 from ..store import Buffer, Entry, Store
-from .faults import check_name
+from .faults import check_name, unasked
 from .parts import KnownParts
 from .sftp_transport import SftpTarget, SshPipe, uses_system_ssh
 
@@ -196,6 +196,7 @@ class SftpStore(Store):
         try:
             return await asyncio.shield(work)
         except (asyncio.CancelledError, Unavailable, Corrupt):
+            work.add_done_callback(unasked)
             if connection in self._connections:
                 await self.close()
             raise
