@@ -7,6 +7,7 @@ leaving things out. Only reasons that begin with "not on this platform:" stay sk
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -22,6 +23,13 @@ ALLOWED_SKIP = "not on this platform:"
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "dev"))
+
+
+# Whoever starts tests in the background may have these ignored (nohup, a shell without job control), and so would every
+# program that the tests start and then interrupt.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
