@@ -13,8 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from bench.measure import folder_bytes
-from bench.tools import PASSPHRASE, Job, first_line, quiet
+from bench.tools import PASSPHRASE, Job, Keeper, first_line, quiet
 
 WANTED = "borgbackup>=1.4,<1.5"
 HOW = "repokey-blake2, zstd,1"
@@ -22,14 +21,13 @@ ENVIRONMENT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 BORG = os.path.join(ENVIRONMENT, "bin", "borg")
 
 
-class Borg:
+class Borg(Keeper):
     """`borg` with a local repository, its cache and keys beside it."""
 
     name = "borg"
 
     def __init__(self, folder: str, source: str) -> None:
-        self.folder, self._source = folder, source
-        self.repository = os.path.join(folder, "repository")
+        super().__init__(folder, source)
         self._made = 0
 
     @staticmethod
@@ -55,14 +53,6 @@ class Borg:
         """All of the newest backup to a folder that is not there yet; borg extracts where it is started."""
         script = 'mkdir "$1" && cd "$1" && exec "$2" extract "::$3"'
         return self._job("sh", "-c", script, "borg", target, BORG, str(self._made))
-
-    def stored(self) -> int:
-        """Size of the repository in bytes."""
-        return folder_bytes(self.repository)
-
-    def remove(self) -> None:
-        """Takes everything away."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _job(self, *command: str) -> Job:
         environment = {

@@ -142,14 +142,26 @@ class Tandem:
         return [self.vault] * self._with_vault + ([self.remote.folder] if self.remote else [])
 
 
-class Restic:
-    """`restic`, repository version 2, everything else as it comes."""
-
-    name = "restic"
+class Keeper:
+    """What programs with one repository in a folder of their own have in common."""
 
     def __init__(self, folder: str, source: str) -> None:
         self.folder, self._source = folder, source
         self.repository = os.path.join(folder, "repository")
+
+    def stored(self) -> int:
+        """Size of the repository in bytes."""
+        return folder_bytes(self.repository)
+
+    def remove(self) -> None:
+        """Takes everything away."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Restic(Keeper):
+    """`restic`, repository version 2, everything else as it comes."""
+
+    name = "restic"
 
     @staticmethod
     def version() -> str | None:
@@ -171,14 +183,6 @@ class Restic:
     def restore(self, target: str) -> Job:
         """All of the newest backup to a folder that is not there yet."""
         return self._job("restore", "latest", "--target", target)
-
-    def stored(self) -> int:
-        """Size of the repository in bytes."""
-        return folder_bytes(self.repository)
-
-    def remove(self) -> None:
-        """Takes everything away."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _job(self, *arguments: str) -> Job:
         environment = {

@@ -27,11 +27,12 @@ from tandem_agent.wiring import (
     unlock_with_passphrase,
 )
 from tandem_protocol import names
+from tandem_protocol.certificates import Certificate, Installation
 from tandem_protocol.errors import Corrupt, Exists, Missing, Refused, TandemError, Unavailable, Usage
 from tandem_protocol.identity import MAX_SIZE, Identity, decode_identity
 from tandem_protocol.keys import KeyRing, agent_slot, passphrase_slot
 from tandem_protocol.names import ObjectType, object_name
-from tandem_protocol.revision import Certificate, Installation, Kind
+from tandem_protocol.revision import Kind
 from tandem_protocol.store import Store
 
 INIT_ATTEMPTS = 3

@@ -17,10 +17,11 @@ from tandem_agent.database import Database
 from tandem_agent.journalbook import Intent, JournalBook
 from tandem_agent.schema import SCHEMA, TABLES, UPGRADES
 from tandem_agent.tierbook import TierBook, TierRow, TierStart, now_text
+from tandem_protocol.certificates import Certificate, Installation, parse_certificate
 from tandem_protocol.errors import Unsupported
 from tandem_protocol.history import LiveObject
 from tandem_protocol.identity import Identity
-from tandem_protocol.revision import Certificate, Installation, Record, parse_certificate
+from tandem_protocol.revision import Record
 
 FILE = "state.sqlite"
 

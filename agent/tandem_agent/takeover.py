@@ -36,6 +36,7 @@ from tandem_agent.tiers.importing import (
 from tandem_agent.tiers.uniting import found_backups
 from tandem_agent.wiring import make_retrying, make_tiers, open_any_slot, process_lock
 from tandem_protocol.browse import read_slots
+from tandem_protocol.certificates import Certificate, Installation
 from tandem_protocol.errors import NoTierReachable, Refused, TandemError, Usage
 from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.identity import Identity
@@ -52,8 +53,6 @@ from tandem_protocol.joining import (
 from tandem_protocol.keys import KeyRing, check_ring_matches
 from tandem_protocol.names import ObjectType, object_name, object_path
 from tandem_protocol.revision import (
-    Certificate,
-    Installation,
     Kind,
     ObjectRef,
     Record,

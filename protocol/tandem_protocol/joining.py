@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from .certificates import Certificate
 from .history import Live, LiveObject, live_from_lists, replay
 from .lists import ListEntry
 from .names import ObjectType
-from .revision import UNITING, Certificate, Claim, Kind, Record
+from .revision import UNITING, Claim, Kind, Record
 from .verdict import Fault
 
 BELIEVABLE = 1 << 20

@@ -1,4 +1,4 @@
-"""Certificates, claims and records: the signed documents that say who may write and what was written.
+"""Claims and records: the signed documents that say what is being written and what was written.
 
 Pure: bytes to dataclasses and back. A document that does not decode or verify is `Corrupt` (damaged); only
 a good signature under a certificate that the root did not sign is `Forged`. The rules that follow from
@@ -14,10 +14,9 @@ from enum import StrEnum
 from typing import Any
 
 from blake3 import blake3
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from . import envelope
+from .certificates import Certificate, Installation, parse_certificate
 from .envelope import DocType
 from .errors import Corrupt, Unsupported
 from .fields import Fields
@@ -28,7 +27,6 @@ from .seal import open_part, seal_part
 MAX_OBJECTS = 16_384
 """Most objects (added and removed together) that one record may name."""
 
-MAX_CERTIFICATE = 4096
 MAX_CLAIM = 64 * 1024
 MAX_RECORD = 8 * 1024 * 1024
 NONCE_SIZE = 24
@@ -55,51 +53,6 @@ class Kind(StrEnum):
 
 UNITING = (Kind.TAKEOVER, Kind.JOIN)
 """Kinds of revisions that bring several histories together: their parents are the heads that were found."""
-
-
-class Forged(Corrupt):
-    """A good signature by a key that the root never enrolled: a security event, not damage."""
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """An installation (16-byte random id, 32-byte Ed25519 key) enrolled by the root for one epoch."""
-
-    repository_id: bytes
-    installation_id: bytes
-    public_key: bytes
-    epoch: int
-    data: bytes = field(repr=False)
-
-    @classmethod
-    def issue(
-        cls, root_seed: bytes, repository_id: bytes, installation: Installation, epoch: int
-    ) -> Certificate:
-        public = installation.public_key
-        body = {"repository": repository_id, "installation": installation.id, "key": public, "epoch": epoch}
-        root = Ed25519PrivateKey.from_private_bytes(root_seed)
-        data = envelope.sign(DocType.CERTIFICATE, body, root)
-        return cls(repository_id, installation.id, public, epoch, data)
-
-
-@dataclass(frozen=True, slots=True)
-class Installation:
-    """The one agent that may write: a random id and a private key, both kept in its local state only."""
-
-    id: bytes
-    seed: bytes = field(repr=False)
-
-    @classmethod
-    def generate(cls) -> Installation:
-        return cls(os.urandom(16), os.urandom(32))
-
-    @property
-    def key(self) -> Ed25519PrivateKey:
-        return Ed25519PrivateKey.from_private_bytes(self.seed)
-
-    @property
-    def public_key(self) -> bytes:
-        return self.key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,40 +220,6 @@ def make_record(
     if draft.unread:
         body["unread"] = sorted(draft.unread)
     return parse_record(envelope.sign(DocType.RECORD, body, installation.key), ring.repository_id, None)
-
-
-def parse_certificate(data: bytes, repository_id: bytes, root_public: bytes | None) -> Certificate:
-    """Decode a certificate. With ``root_public``: `Forged` if decodable but not signed by the root."""
-    if len(data) > MAX_CERTIFICATE:
-        raise Corrupt("a certificate is too long")
-    fields = Fields(envelope.unverified_body(data, DocType.CERTIFICATE))
-    certificate = Certificate(
-        fields.bytes("repository", 16),
-        fields.bytes("installation", 16),
-        fields.bytes("key", 32),
-        fields.int("epoch", 1, MAX_NUMBER),
-        bytes(data),
-    )
-    if certificate.repository_id != repository_id:
-        raise Corrupt("a certificate is for another repository")
-    if root_public is not None:
-        try:
-            envelope.verify(data, DocType.CERTIFICATE, root_public)
-        except Corrupt as fault:
-            raise Forged("a certificate is not signed by the repository's root key") from fault
-    return certificate
-
-
-def parse_epoch_file(data: bytes, repository_id: bytes, root_public: bytes, epoch: int) -> Certificate:
-    """The certificate in ``epochs/<epoch>``. Nothing but the root's signature can make it good: damaged
-    otherwise, never forged."""
-    try:
-        certificate = parse_certificate(data, repository_id, root_public)
-    except Forged as fault:
-        raise Corrupt("an epoch file is damaged") from fault
-    if certificate.epoch != epoch:
-        raise Corrupt("an epoch file is for another epoch")
-    return certificate
 
 
 def parse_claim(

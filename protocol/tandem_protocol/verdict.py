@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
+from .certificates import Certificate
 from .identity import Identity
-from .revision import Certificate, Claim, Record
+from .revision import Claim, Record
 
 
 class Fault(Enum):

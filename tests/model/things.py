@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+from tandem_protocol.certificates import Certificate
 from tandem_protocol.history import Live, apply, live_from_lists
 from tandem_protocol.lists import ListEntry
 from tandem_protocol.names import ObjectType
-from tandem_protocol.revision import Certificate, Claim, Kind, ObjectRef, Record, Removal
+from tandem_protocol.revision import Claim, Kind, ObjectRef, Record, Removal
 
 NONE, DAMAGED = 0, 1
 NUMBERS = 12

@@ -25,12 +25,12 @@ from tandem_agent.places import Place
 from tandem_agent.state import Setup, State
 from tandem_agent.wiring import Agent, agent_key_path, make_tiers, process_lock
 from tandem_protocol import envelope
+from tandem_protocol.certificates import Certificate, Installation
 from tandem_protocol.envelope import DocType
 from tandem_protocol.errors import SecondInstallation, TandemError
 from tandem_protocol.identity import Identity
 from tandem_protocol.keys import agent_slot, passphrase_slot
 from tandem_protocol.names import IDENTITY, ObjectType, claim_path, object_folders, object_name, record_path
-from tandem_protocol.revision import Certificate, Installation
 
 RETRIES = RetryConfig(attempts=3, first_delay_seconds=0.5)
 PATIENCE_S = 15.0

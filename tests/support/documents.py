@@ -7,20 +7,11 @@ from typing import Any
 
 from tests.support.formats import make_ring
 
+from tandem_protocol.certificates import Certificate, Installation
 from tandem_protocol.identity import Identity
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.names import ObjectType
-from tandem_protocol.revision import (
-    Certificate,
-    Claim,
-    Installation,
-    Kind,
-    ObjectRef,
-    Record,
-    RecordDraft,
-    make_claim,
-    make_record,
-)
+from tandem_protocol.revision import Claim, Kind, ObjectRef, Record, RecordDraft, make_claim, make_record
 from tandem_protocol.verdict import Believed, Known, Pending, Seen, SeenNumber
 
 RING = make_ring(1)

@@ -14,7 +14,7 @@ import pytest
 from tests.support.office import Place, SwitchedStore
 
 from tandem_agent import init as init_module
-from tandem_agent import wiring
+from tandem_agent import keyslots, wiring
 from tandem_agent.backup import BackupResult, backup
 from tandem_agent.backups import BackupInfo, list_backups
 from tandem_agent.config import Config, TierConfig
@@ -49,7 +49,8 @@ class Site:
             wiring, "RetryPolicy", lambda attempts, *_: RetryPolicy(min(attempts, 2), 0, 0, 0)
         )
         cheap = partial(passphrase_slot, memory_kib=8, passes=1, lanes=1)
-        monkeypatch.setattr(init_module, "passphrase_slot", cheap)
+        for module in (init_module, keyslots):
+            monkeypatch.setattr(module, "passphrase_slot", cheap)
 
     def _store(self, _config: Config, tier: TierConfig, *_: object) -> SwitchedStore:
         return SwitchedStore(self.places[tier.place.path.strip("/")])

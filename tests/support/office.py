@@ -20,11 +20,12 @@ from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
 from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import Agent
+from tandem_protocol.certificates import Certificate, Installation
 from tandem_protocol.errors import Unavailable
 from tandem_protocol.identity import Identity
 from tandem_protocol.keys import KeyRing, agent_slot
 from tandem_protocol.names import IDENTITY, ObjectType, object_name
-from tandem_protocol.revision import Certificate, Installation, Kind
+from tandem_protocol.revision import Kind
 from tandem_protocol.store import Buffer, Store
 from tandem_protocol.stores.memory import MemoryStore
 from tandem_protocol.stores.retrying import RetryingStore, RetryPolicy

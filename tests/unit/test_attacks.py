@@ -8,14 +8,12 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.support.machines import PHRASE, Killed, Machine, Site
 from tests.support.office import Place
 
-from tandem_agent import keyslots
 from tandem_agent.backup import _about as backup_about
 from tandem_agent.backup import backup
 from tandem_agent.config import TierConfig
@@ -30,7 +28,6 @@ from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import open_agent
 from tandem_protocol import names
 from tandem_protocol.errors import Refused
-from tandem_protocol.keys import passphrase_slot
 
 
 @pytest.fixture
@@ -99,8 +96,6 @@ async def test_a_cache_that_outlives_the_state_is_not_believed(
 ) -> None:
     """The state is lost, the cache beside it is not; what it remembers is on a tier that is away at the takeover,
     and the numbers meet."""
-    cheap = partial(passphrase_slot, memory_kib=8, passes=1, lanes=1)
-    monkeypatch.setattr(keyslots, "passphrase_slot", cheap)
     monkeypatch.setattr(scan, "RACY_NS", 0)
     first, _ = await first_with(site, "one")
     site.down("vault")
@@ -120,11 +115,7 @@ async def test_a_cache_that_outlives_the_state_is_not_believed(
     assert await again.read(done.id, "vault") == "only there"
 
 
-async def test_a_key_that_a_join_brings_in_is_listed_and_kept(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cheap = partial(passphrase_slot, memory_kib=8, passes=1, lanes=1)
-    monkeypatch.setattr(keyslots, "passphrase_slot", cheap)
+async def test_a_key_that_a_join_brings_in_is_listed_and_kept(site: Site) -> None:
     first, _ = await first_with(site, "one")
     site.down("vault")
     async with open_agent(first.config, lambda: PHRASE) as agent:
@@ -236,8 +227,6 @@ async def test_a_number_that_is_closed_does_not_undo_what_came_after(
 ) -> None:
     """A synchronisation stopped after its claims left numbers open; later a passphrase was removed. Closing them must
     not bring back what was live then: in a takeover, or in a join of the tier that has them."""
-    cheap = partial(passphrase_slot, memory_kib=8, passes=1, lanes=1)
-    monkeypatch.setattr(keyslots, "passphrase_slot", cheap)
     first, ids = await first_with(site, "one")
     async with open_agent(first.config, lambda: PHRASE) as agent:
         revoked = bytes.fromhex((await key_add(agent, PHRASE, "known to too many", "old", 0)).id)
@@ -295,11 +284,7 @@ async def test_a_tier_that_only_the_late_side_knows_is_one_of_the_repository_aft
     assert await fourth.read(late.id, "vault") == "on the disk alone"
 
 
-async def test_a_key_that_is_added_while_a_takeover_asks_is_kept_and_listed(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cheap = partial(passphrase_slot, memory_kib=8, passes=1, lanes=1)
-    monkeypatch.setattr(keyslots, "passphrase_slot", cheap)
+async def test_a_key_that_is_added_while_a_takeover_asks_is_kept_and_listed(site: Site) -> None:
     first, _ = await first_with(site, "one")
     added: list[str] = []
 

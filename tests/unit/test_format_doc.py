@@ -13,10 +13,11 @@ from tests.support import formats, minireader
 from tests.support.formats import AGENT_KEY, CHEAP, PHRASE, make_page, make_ring, sample_entries
 
 from tandem_protocol import envelope, frames, index, keys, lists, pack, revision, snapshot, tree
+from tandem_protocol.certificates import Certificate, Installation
 from tandem_protocol.envelope import DocType
 from tandem_protocol.identity import Identity
 from tandem_protocol.names import ObjectType, claim_path, object_name, object_path, record_path
-from tandem_protocol.revision import Certificate, Installation, Kind, ObjectRef, RecordDraft, Removal
+from tandem_protocol.revision import Kind, ObjectRef, RecordDraft, Removal
 from tandem_protocol.seal import content_id
 
 RING = make_ring(keys_each=2)

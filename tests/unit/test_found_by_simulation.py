@@ -12,10 +12,11 @@ from tests.support.machines import Site
 from tandem_agent.bases import base_details
 from tandem_agent.catalog import told_backups
 from tandem_agent.wiring import open_agent
+from tandem_protocol.certificates import Certificate, Installation
 from tandem_protocol.envelope import DocType
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.names import ObjectType, object_path
-from tandem_protocol.revision import Certificate, Installation, Kind, Record, RecordDraft, make_record
+from tandem_protocol.revision import Kind, Record, RecordDraft, make_record
 
 NONCE = bytes(24)
 

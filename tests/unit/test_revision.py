@@ -14,27 +14,29 @@ from tests.support.documents import OTHER_TIER, RING, TIER, Writer, nonce_of, re
 from tests.support.formats import make_ring
 
 from tandem_protocol import envelope
+from tandem_protocol.certificates import (
+    MAX_CERTIFICATE,
+    Certificate,
+    Forged,
+    Installation,
+    parse_certificate,
+    parse_epoch_file,
+)
 from tandem_protocol.envelope import DocType
 from tandem_protocol.errors import Corrupt, TandemError, Unsupported
 from tandem_protocol.names import MAX_NUMBER, ObjectType
 from tandem_protocol.revision import (
-    MAX_CERTIFICATE,
     MAX_CLAIM,
     MAX_OBJECTS,
     MAX_RECORD,
-    Certificate,
     Claim,
-    Forged,
-    Installation,
     Kind,
     Record,
     RecordDraft,
     Removal,
     make_record,
     open_details,
-    parse_certificate,
     parse_claim,
-    parse_epoch_file,
     parse_record,
 )
 

@@ -17,21 +17,11 @@ from typing import TypeVar
 
 from tandem_agent.tiers.gaps import claims_that_stand, gaps_between, numbers_above, numbers_that_stand
 from tandem_protocol import names
+from tandem_protocol.certificates import MAX_CERTIFICATE, Certificate, Forged, parse_epoch_file
 from tandem_protocol.errors import Corrupt, Missing, Unsupported
 from tandem_protocol.identity import MAX_SIZE, Identity, decode_identity
 from tandem_protocol.replicate import in_parallel
-from tandem_protocol.revision import (
-    MAX_CERTIFICATE,
-    MAX_CLAIM,
-    MAX_RECORD,
-    Certificate,
-    Claim,
-    Forged,
-    Record,
-    parse_claim,
-    parse_epoch_file,
-    parse_record,
-)
+from tandem_protocol.revision import MAX_CLAIM, MAX_RECORD, Claim, Record, parse_claim, parse_record
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import Believed, Fault, Seen, SeenNumber, is_ours
 

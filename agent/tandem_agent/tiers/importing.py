@@ -14,23 +14,14 @@ from tandem_agent.state import Takeover
 from tandem_agent.tiers.contact import read_document
 from tandem_protocol import names
 from tandem_protocol.browse import listed_numbers, read_list
+from tandem_protocol.certificates import MAX_CERTIFICATE, Certificate, parse_epoch_file
 from tandem_protocol.errors import Corrupt, Exists, Missing, Refused
 from tandem_protocol.history import LiveObject
 from tandem_protocol.joining import BELIEVABLE, Lists, Side, lists_wanted, open_numbers, records_of
 from tandem_protocol.lists import ListEntry
 from tandem_protocol.names import ObjectType, object_folders
 from tandem_protocol.replicate import in_parallel, move_aside, objects_in, read_verified
-from tandem_protocol.revision import (
-    MAX_CERTIFICATE,
-    MAX_CLAIM,
-    MAX_RECORD,
-    Certificate,
-    Claim,
-    Record,
-    parse_claim,
-    parse_epoch_file,
-    parse_record,
-)
+from tandem_protocol.revision import MAX_CLAIM, MAX_RECORD, Claim, Record, parse_claim, parse_record
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import Fault
 

@@ -30,15 +30,7 @@ from tandem_protocol.keys import KeyRing
 from tandem_protocol.names import ObjectType
 from tandem_protocol.planning import TierFacts
 from tandem_protocol.replicate import move_aside
-from tandem_protocol.revision import (
-    MAX_RECORD,
-    UNITING,
-    Claim,
-    Record,
-    make_claim,
-    open_details,
-    parse_claim,
-)
+from tandem_protocol.revision import MAX_RECORD, UNITING, Claim, Record, make_claim, open_details, parse_claim
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import Believed, Case, Pending, Rewrite, Seen, Verdict, judge
 from tandem_protocol.verdict import State as TierState

@@ -20,14 +20,7 @@ from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.planning import next_number, writable_now
 from tandem_protocol.replicate import sizes_of
-from tandem_protocol.revision import (
-    MAX_OBJECTS,
-    Kind,
-    Record,
-    RecordDraft,
-    fresh_nonce,
-    make_record,
-)
+from tandem_protocol.revision import MAX_OBJECTS, Kind, Record, RecordDraft, fresh_nonce, make_record
 from tandem_protocol.verdict import State as TierState
 
 log = logging.getLogger(__name__)
