@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.support.enginerun import EngineRepo, names_of
 
-from tandem_agent.engine import filereader, scan
+from tandem_agent.engine import chunkreader, filereader, scan
 from tandem_agent.engine.scan import ScanOptions
 from tandem_protocol.errors import Missing, Usage
 from tandem_protocol.tree import BLOCK, CHAR, DIR, FIFO, FILE, SOCKET, SYMLINK
@@ -368,7 +368,7 @@ async def test_6_a_sparse_file_of_a_tebibyte_is_quick(repo: EngineRepo, src: Pat
 async def test_6_more_extents_than_are_recorded(
     repo: EngineRepo, src: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filereader, "MAX_EXTENTS", 8)
+    monkeypatch.setattr(chunkreader, "MAX_EXTENTS", 8)
     write_sparse(src / "sparse", 50 << 20, {i << 20: b"x" * 4096 for i in range(40)})
     seen = repo.tree(await repo.run(src), src)[b"sparse"]
     assert len(seen.extras["s"]) <= 8

@@ -1,8 +1,9 @@
 """Reads changed files into batches: the part of the pipeline that costs Python time for every file.
 
 Small files are read straight into the batch that becomes their frame, named there, and taken out again if
-the blob is known. Larger ones are cut into chunks. A file is opened without following links and without
-waiting, and what was opened and how it was after reading is compared with what the scanner saw.
+the blob is known. What larger ones hold is `chunkreader`'s to read. A file is opened without following
+links and without waiting, and what was opened and how it was after reading is compared with what the scanner
+saw.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Protocol
 
 from blake3 import blake3
 
-from tandem_agent.engine.attributes import AttributeReader, data_extents, extras_of
+from tandem_agent.engine.attributes import AttributeReader, extras_of
 from tandem_agent.engine.channel import Channel
-from tandem_agent.engine.cut import MAX_CHUNK, Cutter
+from tandem_agent.engine.chunkreader import ChunkReader
 from tandem_agent.engine.events import Draft, Pending
-from tandem_agent.engine.packer import Batch, ChunkBatch, Pool, RunIds, SmallBatch
+from tandem_agent.engine.packer import Batch, Pool, RunIds, SmallBatch
 from tandem_agent.engine.troubles import Warnings
 from tandem_agent.progress import Progress
 from tandem_protocol.keys import KeyRing
@@ -27,9 +28,7 @@ from tandem_protocol.pack import SMALL_FILE, TARGET_FRAME
 from tandem_protocol.tree import FILE
 
 SMALL_BUFFER = TARGET_FRAME + (4 << 10)
-CHUNK_BUFFER = 2 * MAX_CHUNK
 MAX_BLOBS_IN_FRAME = 4096
-MAX_EXTENTS = 4096
 MAX_LINKS = 200_000
 _TRIES = 3
 AHEAD = 32
@@ -62,18 +61,14 @@ class FileReader:
         self._ids = ids
         self._jobs = jobs
         self._small_pool = small
-        self._large_pool = large
+        self._large = ChunkReader(ring, jobs, large, progress)
         self._warnings = warnings
         self._counts = counts
         self._progress = progress
-        self._cutter = Cutter(ring.gear_seed())
         self._uid = os.geteuid()
         self.attributes = AttributeReader(warnings)
         self._links: dict[tuple[int, int], Draft] = {}
         self._batch: SmallBatch | None = None
-        self._chunks: ChunkBatch | None = None
-        self._filled = 0
-        self._pending: list[Pending] = []
         self._opened: dict[bytes, int] = {}
 
     def ahead(self, folder: int, files: Sequence[tuple[bytes, os.stat_result]]) -> None:
@@ -222,78 +217,11 @@ class FileReader:
             batch = self._room(size)
             read = os.preadv(fd, (batch.buffer[batch.used : batch.used + size],), 0) if size else 0
             return self._take(batch, read), read, None
-        whole = [(0, size)]
-        extents = whole
-        if st.st_blocks * 512 < size:
-            with contextlib.suppress(OSError):  # a file system that cannot tell is read as a whole
-                extents = data_extents(fd, size, MAX_EXTENTS)
-        pending = Pending()
-        self._pending.append(pending)
-        try:
-            read = self._chunked(fd, extents, pending)
-        finally:
-            pending.close()  # also of a file that cannot be read to its end: it is waited for
-        if extents == whole:
-            return pending if read else b"", read, None
-        if read == sum(length for _, length in extents):
-            self._progress.bytes_read += size - read
-            return pending, size, extents
-        return pending, size, _truncated(extents, read)
-
-    def _chunked(self, fd: int, extents: list[tuple[int, int]], pending: Pending) -> int:
-        """Read the extents one after the other, cut what they hold; gives the bytes that were there."""
-        total = 0
-        batch, first = self._chunk_batch(), self._filled
-        for offset, length in extents:
-            while length:
-                if self._filled == CHUNK_BUFFER:
-                    batch, first = self._cut(batch, first, pending, last=False)
-                end = min(CHUNK_BUFFER, self._filled + length)
-                read = os.preadv(fd, (batch.buffer[self._filled : end],), offset)
-                if not read:
-                    break
-                self._filled += read
-                self._progress.bytes_read += read
-                offset, length, total = offset + read, length - read, total + read
-            if length:
-                break
-        self._cut(batch, first, pending, last=True)
-        return total
-
-    def _chunk_batch(self) -> ChunkBatch:
-        if self._chunks is None:
-            self._chunks = ChunkBatch(self._large_pool.take())
-            self._filled = 0
-        return self._chunks
-
-    def _cut(self, batch: ChunkBatch, first: int, pending: Pending, last: bool) -> tuple[ChunkBatch, int]:
-        """Cut the bytes from ``first`` on. Unless ``last``, go on with the rest in another buffer."""
-        for length in self._cutter.lengths(batch.buffer[first : self._filled], last):
-            batch.parts.append((pending, pending.add(), first, length))
-            first += length
-        if last:
-            return batch, first
-        rest = batch.buffer[first : self._filled]
-        self._chunks = following = ChunkBatch(self._large_pool.take())
-        self._filled = len(rest)
-        following.buffer[: len(rest)] = rest
-        self._send(batch)
-        return following, 0
-
-    def _send(self, batch: ChunkBatch) -> None:
-        if batch.parts:
-            self._jobs.put(batch)
-        else:
-            self._large_pool.give(batch.buffer)
+        return self._large.content(fd, st)
 
     def flush_chunks(self) -> list[Pending]:
-        """Send the chunks that wait, since whoever waits for their ids would wait for ever. Gives the contents
-        begun since the last call."""
-        if self._chunks is not None:
-            batch, self._chunks = self._chunks, None
-            self._send(batch)
-        pending, self._pending = self._pending, []
-        return pending
+        """Send the chunks that wait; gives the contents begun since the last call."""
+        return self._large.flush()
 
     def close(self) -> None:
         """Close what was opened ahead and not read."""
@@ -314,14 +242,3 @@ def _same(one: os.stat_result, other: os.stat_result) -> bool:
         other.st_mtime_ns,
         other.st_ctime_ns,
     )
-
-
-def _truncated(extents: list[tuple[int, int]], read: int) -> list[tuple[int, int]]:
-    """The extents as far as their first ``read`` bytes."""
-    kept = []
-    for offset, length in extents:
-        if read <= 0:
-            break
-        kept.append((offset, min(length, read)))
-        read -= length
-    return kept

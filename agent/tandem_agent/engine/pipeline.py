@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 from tandem_agent.engine.channel import Channel, Stopped
-from tandem_agent.engine.filereader import CHUNK_BUFFER, SMALL_BUFFER, FileReader
+from tandem_agent.engine.chunkreader import CHUNK_BUFFER
+from tandem_agent.engine.filereader import SMALL_BUFFER, FileReader
 from tandem_agent.engine.filescache import CacheDamaged, FilesCache
 from tandem_agent.engine.packer import Batch, Packer, Pool, RunIds, SmallBatch
 from tandem_agent.engine.scan import Counted, Scanner, ScanOptions
