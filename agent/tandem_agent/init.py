@@ -221,14 +221,10 @@ async def _write_first_revision(config: Config, state: State, ring: KeyRing) -> 
 async def _commit_init(agent: Agent) -> None:
     state = agent.state
     rows = state.tiers()
-    revision = await Revision.begin(agent.tiers, agent.tiers.tiers, Progress())
-    try:
+    async with await Revision.begin(agent.tiers, agent.tiers.tiers, Progress()) as revision:
         for data in state.key_slots().values():
             await revision.add(ObjectType.KEY, data)
         await revision.commit(Kind.INIT, {}, tiers={row.id: row.name for row in rows})
-    except BaseException as fault:
-        await revision.abort(str(fault) or type(fault).__name__)
-        raise
 
 
 def _not_reachable(name: str, reason: str) -> TandemError:

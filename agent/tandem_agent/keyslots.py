@@ -94,12 +94,8 @@ async def _revise(
 ) -> None:
     """One revision of kind key: what ``fill`` adds, and removes."""
     targets = await reachable_targets(agent.tiers, wait_s)
-    revision = await Revision.begin(agent.tiers, targets, Progress())
-    try:
+    async with await Revision.begin(agent.tiers, targets, Progress()) as revision:
         removed = await fill(revision)
         confirmed = await revision.commit(Kind.KEY, {}, removed=removed)
-    except BaseException as fault:
-        await revision.abort(str(fault) or type(fault).__name__)
-        raise
     if not confirmed:
         raise NoTierReachable("no tier holds the change yet", "run tandem sync when one can be reached")

@@ -31,7 +31,7 @@ from tandem_protocol.errors import Corrupt, Missing
 from tandem_protocol.history import LiveObject
 from tandem_protocol.index import PackEntry, decode_segment, encode_segment, split_entries
 from tandem_protocol.names import ObjectType
-from tandem_protocol.replicate import read_verified
+from tandem_protocol.replicate import is_good
 from tandem_protocol.revision import Kind, Record, Removal
 from tandem_protocol.tree import DIR, FILE
 
@@ -73,17 +73,9 @@ async def _lost(agent: Agent) -> list[LiveObject]:
     lost = []
     for found in doubtful.values():
         # By reading, on every tier: where it is dead, or its revision is missing, it may be all the same.
-        if not any([await _is_good(tier.store, found) for tier in tiers]):
+        if not any([await is_good(tier.store, found) for tier in tiers]):
             lost.append(found)
     return sorted(lost, key=lambda o: (o.added, o.name))
-
-
-async def _is_good(store: Any, found: LiveObject) -> bool:
-    try:
-        await read_verified(store, found)
-    except (Missing, Corrupt):
-        return False
-    return True
 
 
 async def _nowhere_named(agent: Agent, lost: Sequence[LiveObject]) -> list[PackEntry]:
@@ -122,21 +114,17 @@ async def _repair(
     agent: Agent, lost: Sequence[LiveObject], damaged: Sequence[Listed], entries: Sequence[PackEntry]
 ) -> None:
     targets = await reachable_targets(agent.tiers, 0.0)
-    revision = await Revision.begin(agent.tiers, targets, Progress())
     details = {"damaged": [about["id"] for _, about in damaged]}
 
     def within(_record: Record) -> None:
         for number, about in damaged:
             agent.state.list_backup(number, damaged_by(about))
 
-    try:
+    async with await Revision.begin(agent.tiers, targets, Progress()) as revision:
         for group in split_entries(entries):
             await revision.add(ObjectType.INDEX, encode_segment(agent.ring, group))
         removed = [Removal(found.type, found.name) for found in lost]
         await revision.commit(Kind.REPAIR, details, removed=removed, within=within)
-    except BaseException as fault:
-        await revision.abort(str(fault) or type(fault).__name__)
-        raise
 
 
 async def _damaged(agent: Agent, lost: Sequence[LiveObject]) -> list[Listed]:

@@ -242,7 +242,6 @@ async def _change(
     await agent.tiers.drop(gone)
     targets = await reachable_targets(agent.tiers, wait_s)
     before()
-    revision = await Revision.begin(agent.tiers, targets, Progress())
 
     def within(record: Record) -> None:
         for id in gone:
@@ -250,10 +249,7 @@ async def _change(
         if new is not None:
             state.start_empty(TierStart(new, name, True), record.number)
 
-    try:
+    async with await Revision.begin(agent.tiers, targets, Progress()) as revision:
         confirmed = await revision.commit(Kind.TIERS, {}, tiers=tiers, within=within)
-    except BaseException as fault:
-        await revision.abort(str(fault) or type(fault).__name__)
-        raise
     if not confirmed:
         raise NoTierReachable("no tier holds the change yet", "run tandem sync when one can be reached")

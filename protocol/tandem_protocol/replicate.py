@@ -118,6 +118,15 @@ async def read_verified(store: Store, ref: ObjectRef | LiveObject) -> bytes:
     return data
 
 
+async def is_good(store: Store, ref: ObjectRef | LiveObject) -> bool:
+    """Whether the store has the whole object undamaged, found out by reading it."""
+    try:
+        await read_verified(store, ref)
+    except (Corrupt, Missing):
+        return False
+    return True
+
+
 async def replicate(
     refs: Sequence[ObjectRef | LiveObject],
     sources: Mapping[bytes, Sequence[Store]],

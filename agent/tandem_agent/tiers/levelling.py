@@ -25,7 +25,7 @@ from tandem_protocol import names
 from tandem_protocol.errors import Corrupt, Missing, SecondInstallation, TandemError, Unavailable
 from tandem_protocol.history import LiveObject
 from tandem_protocol.planning import writable_now
-from tandem_protocol.replicate import Outcome, in_parallel, read_verified, replicate, sizes_of
+from tandem_protocol.replicate import Outcome, in_parallel, is_good, replicate, sizes_of
 from tandem_protocol.revision import Kind, ObjectRef, Record
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import State as TierState
@@ -78,14 +78,10 @@ async def _mark(tiers: TierSet, tier: Tier, brought: set[bytes]) -> None:
     others = [other for other in tiers.tiers if other is not tier and other.reachable and other.is_complete]
     reason = tier.reason
     try:
-        revision = await Revision.begin(tiers, [tier, *others], Progress())
-        try:
+        async with await Revision.begin(tiers, [tier, *others], Progress()) as revision:
             confirmed = await revision.commit(
                 Kind.CHECK, {"reason": "what was mended there counts from here"}
             )
-        except BaseException as fault:
-            await revision.abort(str(fault) or type(fault).__name__)
-            raise
         # Looked for once more: what was rolled back before that record came is not there.
         wanted = list(tiers.state.live_among(brought).values())
         there = await sizes_of(tier.store, wanted) if tier in confirmed else {}
@@ -208,16 +204,9 @@ class _Levelling:
             size = present.get(found.name)
             if size is None or (size == found.size and found.name not in lacking):
                 continue
-            if size != found.size or not await self._is_good(found):
+            if size != found.size or not await is_good(self._tier.store, found):
                 await self._tier.move_aside(names.object_path(found.type, found.name))
                 del present[found.name]
-
-    async def _is_good(self, found: LiveObject) -> bool:
-        try:
-            await read_verified(self._tier.store, found)
-        except (Corrupt, Missing):
-            return False
-        return True
 
     async def _copy(self, refs: Sequence[LiveObject]) -> dict[bytes, int]:
         """The sizes of what was copied, as they are on the tier."""

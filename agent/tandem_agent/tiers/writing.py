@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from tandem_agent.bases import base_details, list_objects, old_lists
 from tandem_agent.progress import Progress
@@ -43,7 +43,8 @@ LINK_POLL_S = 1.0
 
 
 class Revision:
-    """One number under way. Use `begin`, then `upload` any number of times, then `commit` or `abort`."""
+    """One number under way. Use `begin`, then `upload` any number of times, then `commit` or `abort`; as a context, it
+    is aborted by whatever ends the block early."""
 
     def __init__(
         self, tiers: TierSet, intent: Intent, targets: Iterable[Tier], progress: Progress, pace: Pace
@@ -89,6 +90,13 @@ class Revision:
             await revision.abort("interrupted")  # the caller has nothing yet that it could end
             raise
         return revision
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, _kind: object, fault: BaseException | None, _trace: object) -> None:
+        if fault is not None:
+            await self.abort(str(fault) or type(fault).__name__)
 
     @property
     def _alive(self) -> list[Target]:
