@@ -78,7 +78,7 @@ class FileReader:
         14 s, and 8 s so; what is in memory costs one quick call more. Closes what an earlier call opened and
         nobody read; `AHEAD` at a time are a good number.
         """
-        self.close()
+        self._close_opened()
         opened = self._opened
         for name, st in files:
             # Why one cannot be opened is said when it is read.
@@ -224,6 +224,11 @@ class FileReader:
         return self._large.flush()
 
     def close(self) -> None:
+        """No more files are read."""
+        self._close_opened()
+        self._large.close()
+
+    def _close_opened(self) -> None:
         """Close what was opened ahead and not read."""
         while self._opened:
             os.close(self._opened.popitem()[1])

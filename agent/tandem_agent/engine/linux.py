@@ -8,10 +8,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _RENAME_NOREPLACE = 1
+_mmap = getattr(_libc, "mmap64", _libc.mmap)  # offsets of 64 bits on every machine
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+)
+_MAP_FAILED = ctypes.c_void_p(-1).value
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -45,3 +57,18 @@ def start_writeback(fd: int) -> None:
     if call is not None:
         with contextlib.suppress(OSError):
             call(fd, ctypes.c_int64(0), ctypes.c_int64(0), 2)
+
+
+def cached_pages(fd: int, offset: int, length: int) -> int:
+    """How many of a file's pages from ``offset`` (a page's) are in the page cache. To whom it may not be told, the
+    kernel says that all are."""
+    address = _mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, offset)
+    if address == _MAP_FAILED:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    try:
+        pages = ctypes.create_string_buffer(-(-length // mmap.PAGESIZE))
+        if _libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(length), pages) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return len(pages) - pages.raw.count(0)
+    finally:
+        _libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(length))

@@ -109,7 +109,7 @@ class _Run:
         self._jobs: Channel[Batch] = Channel(2 * workers)
         self._pack_pool = Pool(DEFAULT_CAPACITY, workers + 2 + ahead)
         self._small_pool = Pool(SMALL_BUFFER, 4 * workers + 2)
-        self._large_pool = Pool(CHUNK_BUFFER, workers + 2)
+        self._large_pool = Pool(CHUNK_BUFFER, workers + 4)
         self._sources = source_tree(sources)
         tree_packer = Packer(ring, DocType.TREE_PACK, self._pack_pool, self._post)
         trees = TreeStore(ring, self._ids, tree_packer)
