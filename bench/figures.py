@@ -65,6 +65,8 @@ FIGURE_ROWS = (
     FigureRow("index-hits", "the same, lookups that find", "index", "thousand/s", 1_000, above=300),
     FigureRow("index-misses", "the same, lookups that do not", "index", "thousand/s", 1_000, above=300),
     FigureRow("index-heap", "the same, heap", "index", "MB", MB, below=150),
+    FigureRow("index-make", "the same, taken in from segments", "index", "s"),
+    FigureRow("index-make-heap", "the same, heap meanwhile", "index", "MB", MB),
 )
 FIGURE_GROUPS = tuple(dict.fromkeys(row.group for row in FIGURE_ROWS))
 FIGURE_HEADS = ("figure", "median", "(from to)")

@@ -14,6 +14,7 @@ from itertools import chain, islice
 from typing import Any
 
 from tandem_agent.engine.blobindex import BlobIndex
+from tandem_agent.engine.packtable import PackSet
 from tandem_agent.progress import Progress
 from tandem_agent.tiers.pace import LagBudget, Pace
 from tandem_agent.tiers.targets import wait_until_held
@@ -57,7 +58,7 @@ class BackupWriter:
         self._about = about
         self._pace = Pace(_budgets(agent))
         self._entries: list[PackEntry] = []
-        self._usable: set[int] = set()
+        self._usable = PackSet()
         self._lock = asyncio.Lock()
         self._since = time.monotonic()
         self._revision: Revision | None = None
@@ -122,7 +123,7 @@ class BackupWriter:
                 await self._checkpoint()
             entry = entry_of(pack, self._current.number)
             self._entries.append(entry)
-            self._usable.add(self._index.add_pack(entry))
+            self._usable.include(self._index.add_pack(entry))
             return await self._store(ObjectType.PACK, pack.name, pack.data, len(pack.buffer))
 
     def _is_due(self) -> bool:
@@ -190,15 +191,16 @@ def _budgets(agent: Agent) -> dict[bytes, LagBudget]:
     return {tier.id: configured[tier.name] for tier in agent.tiers.tiers if tier.name in configured}
 
 
-def _usable_numbers(agent: Agent, targets: list[Tier], index: BlobIndex) -> set[int]:
+def _usable_numbers(agent: Agent, targets: list[Tier], index: BlobIndex) -> PackSet:
     """Numbers of the packs that deduplication may refer to: see `usable_packs`."""
     naming = index.naming()
     facts = [tier.facts() for tier in targets]
-    usable: set[int] = set()
-    numbers = iter(index.pack_names().items())
-    while some := dict(islice(numbers, PACKS_AT_ONCE)):
+    usable = PackSet()
+    numbered = ((name, number) for number, name in enumerate(index.pack_names()))
+    while some := dict(islice(numbered, PACKS_AT_ONCE)):
         # Some at a time: of a million packs the numbers fit into memory, all that is live does not.
         named = {name: naming.get(number, ()) for name, number in some.items()}
         live = agent.state.live_among({*named, *chain.from_iterable(named.values())})
-        usable |= {some[name] for name in usable_packs(live, facts, named)}
+        for name in usable_packs(live, facts, named):
+            usable.include(some[name])
     return usable

@@ -133,12 +133,12 @@ def test_connections_share_the_rate_of_a_line(echo):
 
 
 def test_a_large_index_has_what_its_seed_says_and_nothing_else(tmp_path):
-    bigindex.make(str(tmp_path), 10_000, 3)
+    made = bigindex.make(str(tmp_path), 10_000, 3)
     kinds = [len(entry.frames[0].lengths) for entry in bigindex.packs(10_000, 3)]
     assert kinds[0] == bigindex.SMALL and kinds.count(1) > kinds.count(bigindex.SMALL)
     assert sum(entry.blobs for entry in bigindex.packs(10_000, 3)) == 10_000
     found = bigindex.ask(str(tmp_path), 10_000, 3)  # asserts hits and misses itself
-    assert set(found) == {row.name.removeprefix("index-") for row in FIGURE_ROWS if row.group == "index"}
+    assert {*made, *found} == {row.name.removeprefix("index-") for row in FIGURE_ROWS if row.group == "index"}
 
 
 def test_tandem_is_configured_with_the_tiers_that_a_row_needs(tmp_path):

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 import tracemalloc
 from pathlib import Path
 
+import msgpack
 import pytest
+from blake3 import blake3
 from tests.support.blobs import PER_FRAME, blob_id, pack_of
 
 from tandem_agent.engine import blobindex
 from tandem_agent.engine.blobindex import BlobIndex
-from tandem_agent.engine.blobruns import RECORD, Run, encode_record, write_merged, write_records, write_run
+from tandem_agent.engine.blobmerge import write_merged, write_records
+from tandem_agent.engine.blobruns import KEY, RECORD, SIZE, Run, first_bits, places_of
+from tandem_agent.engine.packtable import PackSet
 from tandem_protocol.errors import Corrupt
+from tandem_protocol.frames import Frame
+from tandem_protocol.index import PackEntry
 
 
 @pytest.fixture
@@ -27,11 +34,19 @@ def folder(tmp_path: Path) -> str:
     return str(tmp_path / "index")
 
 
+def found_in(run: Run, key: bytes) -> list[tuple[int, int, int, int]]:
+    return places_of(run.find(key, *first_bits(key)))
+
+
+def fine() -> None:
+    raise AssertionError("damage was told of")
+
+
 def filled(folder: str, packs: int = 6, blobs: int = 300) -> BlobIndex:
     index = BlobIndex(folder)
     for number in range(packs):
         index.add_pack(pack_of(number, blobs, number * blobs))
-        index._write_delta()
+        index._write_delta(3)
     return index
 
 
@@ -73,15 +88,20 @@ def test_several_places_and_only_eligible_ones_count(folder: str) -> None:
     assert sorted(place[0] for place in index.lookup(blob_id(3))) == [0, 1, 2]
     index.flush()
     assert sorted(place[0] for place in index.lookup(blob_id(3))) == [0, 1, 2]
-    assert index.known(blob_id(3), {1}) and index.known(blob_id(3), {0, 9})
-    assert not index.known(blob_id(3), {9}) and not index.known(blob_id(3), set())
+    eligible = PackSet()
+    assert not index.known(blob_id(3), eligible)
+    eligible.include(9)
+    assert not index.known(blob_id(3), eligible)
+    eligible.include(1)
+    assert index.known(blob_id(3), eligible) and eligible == PackSet(b"\0\1\0\0\0\0\0\0\0\1")
 
 
 def test_a_pack_is_taken_in_once(folder: str) -> None:
     index = filled(folder, 2)
     again = index.add_pack(pack_of(1, 300, 300))
     assert again == index.number_of(pack_of(1, 300, 300).name) == 1 and len(index) == 600
-    assert index.number_of(bytes(32)) is None and set(index.pack_names().values()) == {0, 1}
+    assert index.number_of(bytes(32)) is None
+    assert list(index.pack_names()) == [pack_of(number, 1).name for number in range(2)]
 
 
 def test_segments_are_remembered_once_flushed(folder: str) -> None:
@@ -102,36 +122,30 @@ def test_a_similar_id_is_not_the_same(folder: str) -> None:
     for blob in range(300):
         name = blob_id(blob)
         assert not index.known(name[:15] + bytes([name[15] ^ 1]) + name[16:])
-    os.makedirs(folder, exist_ok=True)
-    key = b"\0\0" + b"k" * 14
-    inside = encode_record(b"\0\0" + b"x" * 14, (0, 0, 0, 1))
-    path = f"{folder}/across"
-    spread = inside[:16] + key + inside[16:]  # the key at offset 16: not where a record begins
-    write_run(path, [spread + bytes(16)], [2] + [0] * 65535)
-    assert not Run(path).find(key, lambda: None)
+    across = b"ab" + bytes(14)  # the last bytes of one record and the first of the next
+    records = [RECORD.pack(bytes(16), 0, 0, 0, 0x62610000), RECORD.pack(bytes(15) + b"\1", 1, 0, 0, 2)]
+    write_records(f"{folder}/across", records)
+    assert across in records[0] + records[1]
+    assert found_in(Run(f"{folder}/across", fine), across) == []
+    write_records(f"{folder}/both", [*records, RECORD.pack(across, 2, 0, 0, 3)])
+    assert found_in(Run(f"{folder}/both", fine), across) == [(2, 0, 0, 3)]
 
 
-def test_lookups_are_quick_and_memory_is_flat(folder: str) -> None:
+def test_memory_is_flat(folder: str) -> None:
     """A run of a million records stands for ten: its memory does not depend on its length."""
     count = 1_000_000
-    rng = random.Random(3)
-    keys = rng.randbytes(16 * count)
+    keys = random.Random(3).randbytes(KEY * count)
     os.makedirs(folder)
     write_records(
-        f"{folder}/run-1", [encode_record(keys[i : i + 16], (0, 0, 0, 1)) for i in range(0, 16 * count, 16)]
+        f"{folder}/run-1",
+        [RECORD.pack(keys[i : i + KEY], 0, 0, 0, 1) for i in range(0, KEY * count, KEY)],
     )
     tracemalloc.start()
-    run = Run(f"{folder}/run-1")
-    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    run = Run(f"{folder}/run-1", fine)
+    for at in range(0, KEY * count, KEY * 1000):
+        assert found_in(run, keys[at : at + KEY]) == [(0, 0, 0, 1)]
+    assert tracemalloc.get_traced_memory()[1] < 100_000
     tracemalloc.stop()
-    wanted = [keys[16 * i : 16 * i + 16] for i in range(0, count, 10)]
-    best = 0.0
-    for _ in range(3):
-        began = time.process_time()
-        for key in wanted:
-            run.find(key, lambda: None)
-        best = max(best, len(wanted) / (time.process_time() - began))
-    assert best > 100_000, f"{best:,.0f} lookups a second"  # 500,000 on a quiet machine
 
 
 def test_the_dict_becomes_runs_and_runs_are_merged(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,28 +155,57 @@ def test_the_dict_becomes_runs_and_runs_are_merged(folder: str, monkeypatch: pyt
         index.add_pack(pack_of(number, 100, number * 100))
         assert len(index._delta) == 0
     counts = [run.count for run in index._runs]
-    assert sum(counts) == 4000 and len(counts) <= 3
-    assert all(older >= 2 * newer for newer, older in itertools.pairwise(counts))
+    assert len(counts) <= blobindex._MOST_UNMERGED
     index.flush()
+    counts = [run.count for run in index._runs]
+    assert len(index) == sum(counts) - 40 == 4000 and len(counts) <= 3
+    assert all(older >= 2 * newer for newer, older in itertools.pairwise(counts))
     assert {name for name in os.listdir(folder) if name.startswith("run")} == {
         os.path.basename(run.path) for run in index._runs
     }
     assert all(index.known(blob_id(blob)) for blob in range(4000))
 
 
-def test_large_runs_are_merged_group_by_group(folder: str) -> None:
+def write_packs(path: str, packs: dict[int, list[bytes]]) -> Run:
+    """A run in which each of the packs, by number, has the blobs of these keys."""
+    write_records(path, [RECORD.pack(key, number, 0, 0, 1) for number, keys in packs.items() for key in keys])
+    return Run(path, fine)
+
+
+@pytest.mark.parametrize("counts", [(90_000, 50_000), (90_000, 3), (40, 0), (1, 1), (0, 0)])
+def test_runs_are_merged_part_by_part(folder: str, counts: tuple[int, int]) -> None:
+    """Also a run so small that it has fewer groups than there are parts, with a blob that both have."""
     os.makedirs(folder)
     rng = random.Random(6)
-    keys = [rng.randbytes(16) for _ in range(90_000)]
-    halves = keys[:50_000], keys[40_000:]
-    for number, half in enumerate(halves):
-        write_records(f"{folder}/{number}", [encode_record(key, (number, 0, 0, 1)) for key in half])
-    write_merged(f"{folder}/both", [Run(f"{folder}/1"), Run(f"{folder}/0")])
-    both = Run(f"{folder}/both")
-    assert both.count == 100_000
-    for at in range(0, 90_000, 7):
-        packs = [place[0] for place in both.find(keys[at], lambda: None)]
-        assert packs == ([0] if at < 40_000 else [1] if at >= 50_000 else [1, 0])
+    old, new = ([rng.randbytes(KEY) for _ in range(count)] for count in counts)
+    new += old[:1]
+    runs = [write_packs(f"{folder}/new", {1: new}), write_packs(f"{folder}/old", {0: old})]
+    write_merged(f"{folder}/both", runs)
+    both = Run(f"{folder}/both", fine)
+    assert both.count == len(old) + len(new)
+    assert all(found_in(both, key) == [(0, 0, 0, 1)] for key in old[1::7])
+    assert all(found_in(both, key) == [(1, 0, 0, 1)] for key in new[: counts[1] : 7])
+    assert not old or sorted(place[0] for place in found_in(both, old[0])) == [0, 1]
+    data = b"".join(both.parts(0))
+    assert data == b"".join(sorted(data[at : at + SIZE] for at in range(0, len(data), SIZE)))
+
+
+def test_what_is_damaged_is_not_merged_as_good(folder: str) -> None:
+    """Its checksum is made again for the new run, so it has to be looked at before."""
+    os.makedirs(folder)
+    told: list[int] = []
+    keys = [random.Random(number).randbytes(KEY) for number in range(2000)]
+    write_packs(f"{folder}/old", {0: keys})
+    data = bytearray(Path(f"{folder}/old").read_bytes())
+    data[data.index(keys[70]) + KEY] ^= 1  # the pack number
+    Path(f"{folder}/old").write_bytes(data)
+    old = Run(f"{folder}/old", lambda: told.append(1))
+    write_merged(f"{folder}/both", [old, write_packs(f"{folder}/new", {1: [bytes(KEY)]})])
+    both = Run(f"{folder}/both", fine)
+    found = [found_in(both, key) for key in keys]
+    assert told and found[70] == [] and found.count([]) < 40
+    assert all(places in ([], [(0, 0, 0, 1)]) for places in found)
+    assert found_in(both, bytes(KEY)) == [(1, 0, 0, 1)]
 
 
 KILLED = """
@@ -172,7 +215,7 @@ from tests.support.blobs import blob_id, pack_of
 from tandem_agent.engine.blobindex import BlobIndex
 index = BlobIndex({folder!r})
 print("ready", flush=True)
-for number in range(len(index.pack_names()), 10000):
+for number in range(len(list(index.pack_names())), 10000):
     index.add_segment(blob_id(2 << 40 | number), [pack_of(number, 40, number * 40)])
     index.flush()
     print(number, flush=True)
@@ -197,66 +240,106 @@ def test_a_kill_leaves_what_was_flushed(folder: str) -> None:
     for _ in range(5):
         done = kill_after(rng.randrange(1, 12), folder)[-1]
         index = BlobIndex(folder)
-        count = len(index.pack_names())
+        count = len(list(index.pack_names()))
         assert count in (done + 1, done + 2) and len(index.segments_seen()) == count
         assert all(index.known(blob_id(blob)) for blob in range(count * 40))
         index.close()
 
 
+IDS = [blob_id(number) for number in range(1800)]
+Truth = list[tuple[list[tuple[int, int, int, int]], PackEntry, Frame]]
+
+
+def answers(index: BlobIndex) -> Truth:
+    """All that it says of each blob; nothing of those that it does not find, or finds damage for."""
+    said: Truth = []
+    for blob in IDS:
+        for place in (places := list(index.lookup(blob))):
+            with contextlib.suppress(Corrupt):
+                said.append((places, index.pack(place[0]), index.frame(*place[:2])))
+    return said
+
+
 @pytest.mark.parametrize("kind", ["flip", "cut", "gone"])
-@pytest.mark.parametrize("name", ["manifest", "packs", "run"])
+@pytest.mark.parametrize("name", ["manifest", "packs", "frames", "run"])
 def test_damage_is_noticed_and_never_answers_wrong(folder: str, name: str, kind: str) -> None:
-    """Either opening says `Corrupt`, or a lookup passes the damage over: no answer is wrong."""
+    """Either opening says `Corrupt`, or lookups pass the damage over and the next open begins afresh."""
     index = filled(folder)
     index.flush()
-    truth = {blob: list(index.lookup(blob_id(blob))) for blob in range(1800)}
+    truth = answers(index)
     index.close()
-    path = next(f"{folder}/{found}" for found in sorted(os.listdir(folder)) if found.startswith(name))
-    data = Path(path).read_bytes()
+    noticed = 0
     for seed in range(15):
         rng = random.Random(seed)
-        hurt = bytearray(data)
+        hurt = f"{folder}-{seed}"
+        shutil.copytree(folder, hurt)
+        path = next(f"{hurt}/{found}" for found in sorted(os.listdir(hurt)) if found.startswith(name))
+        data = bytearray(Path(path).read_bytes())
         if kind == "flip":
-            # Of a run, the records, since its table is all of the first quarter of a mebibyte.
-            low = len(data) - 300 * RECORD.size if name == "run" and seed % 2 else 0
-            at = rng.randrange(low, len(data))
-            hurt[at] ^= 1 << rng.randrange(8)
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         elif kind == "cut":
-            del hurt[rng.randrange(len(data)) :]
-        Path(path).write_bytes(hurt)
+            del data[rng.randrange(len(data)) :]
+        Path(path).write_bytes(data)
         if kind == "gone":
             os.unlink(path)
         try:
-            index = BlobIndex(folder)
+            index = BlobIndex(hurt)
         except Corrupt:
-            continue
-        if (name, kind) == ("manifest", "gone"):
-            assert len(index) == 0
-        lost = 0
-        for blob, places in truth.items():
-            found = list(index.lookup(blob_id(blob)))
-            assert set(found) <= set(places)
-            lost += found != places
-        assert lost <= 1 or len(index) == 0
+            noticed += 1
+            BlobIndex.wipe(hurt)
+        else:
+            said = answers(index)
+            assert all(answer in truth for answer in said)
+            assert len(said) < len(truth)
+            noticed += index.damaged
+            index.close()
+        index = BlobIndex(hurt)
+        assert len(index) == 0 and index.segments_seen() == set()
         index.close()
-        if (name, kind) == ("manifest", "gone"):
-            break
-    BlobIndex.wipe(folder)
-    assert len(BlobIndex(folder)) == 0
+    assert noticed == (0 if (name, kind) == ("manifest", "gone") else 15)
 
 
-def test_a_damaged_record_is_told_of(folder: str) -> None:
+@pytest.mark.parametrize("field", [0, KEY])
+def test_a_damaged_record_is_told_of(folder: str, field: int) -> None:
+    """Its id, which makes it one that is not there, or its pack number."""
     index = filled(folder, 1)
+    index.add_segment(b"s" * 32, [])
     index.flush()
     index.close()
     (path,) = Path(folder).glob("run-*")
     data = bytearray(path.read_bytes())
-    at = data.index(blob_id(7)[:16])
-    data[at + 17] ^= 4  # the pack number
+    data[data.index(blob_id(7)[:16]) + field] ^= 4
     path.write_bytes(data)
     index = BlobIndex(folder)
     assert not index.damaged
-    assert not index.known(blob_id(7)) and index.damaged
+    assert not index.known(blob_id(7)) and not index.lookup(blob_id(7)) and index.damaged
+    index.close()
+    index = BlobIndex(folder)
+    assert len(index) == 0 and not index.damaged and not index.segments_seen()
+
+
+def test_an_index_of_another_form_is_begun_afresh(folder: str) -> None:
+    index = filled(folder)
+    index.flush()
+    index.close()
+    body = msgpack.packb(
+        {"version": 2, "runs": ["run-1"], "next": 2, "packs": 6, "length": 9, "segments": []}
+    )
+    Path(folder, "manifest").write_bytes(blake3(body).digest(length=16) + body)
+    assert len(BlobIndex(folder)) == 0
+    assert sorted(os.listdir(folder)) == ["frames", "packs"]
+
+
+def test_who_still_reads_is_not_disturbed_by_a_new_beginning(folder: str) -> None:
+    """A restore reads on, beside one who found damage and makes the index again."""
+    reading = filled(folder)
+    reading.flush()
+    truth = answers(reading)
+    os.unlink(f"{folder}/manifest")
+    other = BlobIndex(folder)
+    other.add_pack(pack_of(99, 300, 5000))
+    other.flush()
+    assert answers(reading) == truth and len(truth) == 1800
 
 
 def test_lookups_go_on_while_packs_are_added(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
