@@ -19,10 +19,11 @@ from typing import Any
 
 from tandem_agent.backup_writer import BackupWriter
 from tandem_agent.engine.filescache import FilesCache
+from tandem_agent.engine.forerunners import Forerunners
 from tandem_agent.engine.pipeline import PipelineResult, run_backup_pipeline
-from tandem_agent.engine.scan import ScanOptions
 from tandem_agent.progress import Progress
 from tandem_agent.reading import open_index
+from tandem_agent.scanning import files_cache, scan_options
 from tandem_agent.tiers.readers import readers
 from tandem_agent.tiers.targets import reachable_targets, wait_until_held
 from tandem_agent.tiers.tier import Tier
@@ -91,11 +92,16 @@ class _Attempt:
 
 
 async def backup(
-    agent: Agent, sources: Sequence[bytes], *, wait_s: float | None, progress: Progress
+    agent: Agent,
+    sources: Sequence[bytes],
+    *,
+    wait_s: float | None,
+    progress: Progress,
+    seen: Forerunners | None = None,
 ) -> BackupResult:
     """Back up ``sources`` (absolute paths), waiting ``wait_s`` seconds for a tier (None: for ever); where all are lost
-    it waits again, and goes on from what checkpoints saved on those that are there then. Raises `NoTierReachable`,
-    `SecondInstallation` and what the engine does."""
+    it waits again, and goes on from what checkpoints saved on those that are there then. ``seen``: what forerunners
+    see of the sources. Raises `NoTierReachable`, `SecondInstallation` and what the engine does."""
     started = time.time_ns()
     clock = time.monotonic()
     about = _about(started)
@@ -106,7 +112,7 @@ async def backup(
         progress.phase = "contacting tiers"
         targets = await reachable_targets(agent.tiers, wait_s, progress=progress)
         try:
-            done = await _attempt(agent, sources, targets, dict(about), started, wait_s, progress)
+            done = await _attempt(agent, sources, targets, dict(about), started, wait_s, progress, seen)
         except _AllLostError as lost:
             attempts = 1 if lost.saved_some else attempts + 1
             if attempts >= ATTEMPTS:
@@ -129,6 +135,7 @@ async def _attempt(
     started: int,
     wait_s: float | None,
     progress: Progress,
+    seen: Forerunners | None,
 ) -> _Attempt:
     """From the scan to the decision, on ``targets``. Whatever ends it before is listed as a failed backup, until an
     attempt at the same backup succeeds."""
@@ -139,11 +146,11 @@ async def _attempt(
         readers(agent.tiers),
         packs=lambda: agent.state.live_of(ObjectType.PACK),
     )
-    cache = FilesCache(os.path.join(agent.cache_dir, "files.sqlite"), _cache_owner(agent))
+    cache = FilesCache(files_cache(agent.config), _cache_owner(agent))
     writer: BackupWriter | None = None
     try:
         writer = await BackupWriter.begin(agent, targets, index, progress, about, wait_s)
-        result = await _run(agent, writer, sources, cache, progress)
+        result = await _run(agent, writer, sources, cache, progress, seen)
         _warn_if_empty(result, sources)
         told = await _finish(agent, writer, result, sources, started, about, progress)
         cache.commit(writer.revision_number)
@@ -196,19 +203,19 @@ def _about(started: int) -> dict[str, Any]:
 
 
 async def _run(
-    agent: Agent, writer: BackupWriter, sources: Sequence[bytes], cache: FilesCache, progress: Progress
+    agent: Agent,
+    writer: BackupWriter,
+    sources: Sequence[bytes],
+    cache: FilesCache,
+    progress: Progress,
+    seen: Forerunners | None,
 ) -> PipelineResult:
     removed = agent.state.last_of_kinds(REMOVING)
     trusted = trusted_up_to([tier.facts() for tier in writer.targets], agent.state.head)
-    options = ScanOptions(
-        excludes=agent.config.exclude,
-        one_file_system=agent.config.one_file_system,
-        skip=own_folders(agent),
-    )
     progress.phase = "backing up"
     return await run_backup_pipeline(
         sources=list(sources),
-        options=options,
+        options=scan_options(agent.config),
         ring=agent.ring,
         known=writer.known,
         cache=cache,
@@ -216,6 +223,7 @@ async def _run(
         sink=writer.take,
         ahead=writer.packs_ahead,
         progress=progress,
+        forerunners=seen,
     )
 
 
@@ -224,13 +232,6 @@ def _warn_if_empty(result: PipelineResult, sources: Sequence[bytes]) -> None:
     if not result.stats["files"] and not result.stats["others"]:
         places = ", ".join(os.fsdecode(source) for source in sources)
         result.warnings.append(printable(f"nothing is in {places}: is a disk not mounted there?"))
-
-
-def own_folders(agent: Agent) -> tuple[bytes, ...]:
-    """What is never a source: the state folder and every tier that is a folder of this machine."""
-    folders = [agent.config.state_dir]
-    folders += [tier.place.path for tier in agent.config.tiers if tier.place.scheme == "file"]
-    return tuple(os.fsencode(os.path.realpath(folder)) for folder in folders)
 
 
 async def _finish(

@@ -20,9 +20,9 @@ from tandem_agent.config import Config, TierConfig
 from tandem_agent.engine.fetch import Damage
 from tandem_agent.noting import note_damage
 from tandem_agent.reading import NamedStore, Objects, RepositoryView, open_index, open_store
+from tandem_agent.scanning import cache_dir
 from tandem_agent.state import State, TierRow
 from tandem_agent.wiring import (
-    cache_dir,
     make_retrying,
     open_any_slot,
     open_state,

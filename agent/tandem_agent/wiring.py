@@ -16,6 +16,7 @@ from typing import Literal
 from tandem_agent.config import Config, TierConfig
 from tandem_agent.passphrase import tier_password
 from tandem_agent.places import INSECURE, Place
+from tandem_agent.scanning import cache_dir
 from tandem_agent.state import State
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet
@@ -64,11 +65,6 @@ class Agent:
     def cache_dir(self) -> str:
         """Where caches are kept; may be deleted at any time."""
         return cache_dir(self.config)
-
-
-def cache_dir(config: Config) -> str:
-    """The folder of this repository's caches (index and files), beside its state."""
-    return os.path.join(config.state_dir, "cache")
 
 
 @contextmanager

@@ -23,9 +23,9 @@ from tests.support.uglytree import make
 
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.engine.filescache import FilesCache
+from tandem_agent.engine.options import ScanOptions
 from tandem_agent.engine.pipeline import run_backup_pipeline
 from tandem_agent.engine.plan import Limits
-from tandem_agent.engine.scan import ScanOptions
 from tandem_agent.progress import Progress
 from tandem_agent.reading import NamedStore, RepositoryView
 from tandem_agent.restore import restore

@@ -15,8 +15,9 @@ from typing import Any
 
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.engine.filescache import FilesCache
+from tandem_agent.engine.forerunners import Forerunners
+from tandem_agent.engine.options import ScanOptions
 from tandem_agent.engine.pipeline import PipelineResult, run_backup_pipeline
-from tandem_agent.engine.scan import ScanOptions
 from tandem_agent.progress import Progress
 from tandem_protocol.index import entry_of
 from tandem_protocol.keys import KeyRing
@@ -63,7 +64,11 @@ class EngineRepo:
         self.progress = Progress()
 
     async def run(
-        self, *sources: bytes | Path, options: ScanOptions | None = None, commit: bool = True
+        self,
+        *sources: bytes | Path,
+        options: ScanOptions | None = None,
+        commit: bool = True,
+        forerunners: Forerunners | None = None,
     ) -> PipelineResult:
         """One backup. The cache is opened for it and closed after it, as a command does."""
         cache = FilesCache(str(self.folder / "files.sqlite"), self.ring.repository_id)
@@ -79,6 +84,7 @@ class EngineRepo:
                 sink=self.take,
                 progress=self.progress,
                 workers=self.workers,
+                forerunners=forerunners,
             )
             self.revision += 1
             if commit:

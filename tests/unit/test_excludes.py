@@ -11,7 +11,7 @@ import pytest
 from tests.support.enginerun import EngineRepo
 
 from tandem_agent.engine.excludes import Excluder
-from tandem_agent.engine.scan import ScanOptions
+from tandem_agent.engine.options import ScanOptions
 from tandem_protocol.errors import Usage
 
 

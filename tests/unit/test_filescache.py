@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tests.support.enginerun import EngineRepo
 
-from tandem_agent.engine.filescache import FilesCache, NewRow, children_digest, stats_digest
+from tandem_agent.engine.filescache import FilesCache, NewRow, children_digest
+from tandem_agent.engine.seen import stats_digest
 
 ABOVE = 8
 """Pages of the folders above the source may change at any time: others work in them too."""

@@ -14,7 +14,7 @@ import pytest
 from tests.support.enginerun import EngineRepo
 
 from tandem_agent.engine import packer, treebuilder
-from tandem_agent.engine.scan import ScanOptions
+from tandem_agent.engine.options import ScanOptions
 from tandem_protocol.errors import Full, Usage
 from tandem_protocol.pack import SealedPack
 
@@ -189,7 +189,7 @@ async def test_an_error_in_a_thread_ends_the_run(
     if where == "known":
         repo.has = broken
     elif where == "scan":
-        monkeypatch.setattr("tandem_agent.engine.scan.Scanner._left_out", broken)
+        monkeypatch.setattr("tandem_agent.engine.options.LeftOut.name", broken)
     else:
         monkeypatch.setattr(packer, "prepare_frame", broken)
     with pytest.raises(RuntimeError, match="a bug"):

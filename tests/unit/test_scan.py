@@ -13,7 +13,7 @@ import pytest
 from tests.support.enginerun import EngineRepo, names_of
 
 from tandem_agent.engine import chunkreader, filereader, scan
-from tandem_agent.engine.scan import ScanOptions
+from tandem_agent.engine.options import ScanOptions
 from tandem_protocol.errors import Missing, Usage
 from tandem_protocol.tree import BLOCK, CHAR, DIR, FIFO, FILE, SOCKET, SYMLINK
 

@@ -14,6 +14,7 @@ from .sources import checked_sources, configured_sources
 if TYPE_CHECKING:
     from ..backup import BackupResult
     from ..config import Config
+    from ..engine.forerunners import Forerunners
 
 WARNINGS, NO_TIER = 3, 5
 
@@ -62,7 +63,10 @@ def backup(
     )
     folders = checked_sources(sources) if sources else configured_sources(config.sources)
     needed = _needed(require, config)
-    result = run_async(_backup(settings, config, folders, wait))
+    from ..scanning import looking_ahead
+
+    with looking_ahead(config, folders) as seen:  # before anything else is loaded
+        result = run_async(_backup(settings, config, folders, wait, seen))
     if settings.json:
         output.emit_json(result)
     else:
@@ -82,7 +86,7 @@ def _needed(require: str | None, config: Config) -> int | None:
 
 
 async def _backup(
-    settings: Settings, config: Config, sources: list[bytes], wait: float | None
+    settings: Settings, config: Config, sources: list[bytes], wait: float | None, seen: Forerunners
 ) -> BackupResult:
     import contextlib
 
@@ -98,7 +102,7 @@ async def _backup(
             if watched(settings.quiet):
                 stack.enter_context(counted_ahead(sources, config.exclude, config.one_file_system, progress))
             async with followed(progress, agent.tiers.tiers, quiet=settings.quiet):
-                return await run_backup(agent, sources, wait_s=wait, progress=progress)
+                return await run_backup(agent, sources, wait_s=wait, progress=progress, seen=seen)
 
 
 def _exit_code(result: BackupResult, needed: int | None) -> int:

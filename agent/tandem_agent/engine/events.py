@@ -74,7 +74,7 @@ class Enter:
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A stretch of the folder's names, in order. Either ``entries`` with the numbers of ``stats``
-    (`filescache.STAT_FIELDS` each), or ``row``: a page of the last backup of which all names and stat fields are
+    (`seen.STAT_FIELDS` each), or ``row``: a page of the last backup of which all names and stat fields are
     the same, with ``folders`` subfolders. An entry of None could not be read. ``pending``: contents that
     entries wait for."""
 

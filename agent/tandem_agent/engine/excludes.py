@@ -10,12 +10,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
-
 from tandem_protocol.errors import Usage
-
-CACHE_TAG = b"CACHEDIR.TAG"
-CACHE_TAG_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
 
 
 class Excluder:
@@ -25,6 +20,10 @@ class Excluder:
         """Raises `Usage` naming the pattern that is not one."""
         self._rules: list[tuple[re.Pattern[str], bool]] = []
         for pattern in patterns:
+            from pathspec.patterns.gitignore.spec import (
+                GitIgnoreSpecPattern,
+            )  # costs 30 ms, and most have no patterns
+
             try:
                 made = GitIgnoreSpecPattern(pattern)
             except ValueError as error:

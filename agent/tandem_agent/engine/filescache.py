@@ -21,12 +21,10 @@ from typing import Any, TypeVar
 import msgpack
 from blake3 import blake3
 
+from tandem_agent.engine.seen import STAT_FIELDS, pack_stats
 from tandem_protocol.tree import Entry
 
 T = TypeVar("T")
-
-STAT_FIELDS = 5
-"""Per entry: inode, size, mtime_ns, ctime_ns, mode. Everything else that a tree holds moves ctime."""
 
 _SCHEMA = 1
 _SUM = 16
@@ -88,22 +86,6 @@ class Detail:
     def by_name(self) -> dict[bytes, tuple[list[int], Entry]]:
         width = STAT_FIELDS
         return {e[1]: (self.stats[i * width : i * width + width], e) for i, e in enumerate(self.entries)}
-
-
-def pack_stats(stats: Sequence[int]) -> bytes:
-    """Eight bytes a number, whatever its sign."""
-    try:
-        return array("q", stats).tobytes()
-    except OverflowError:  # inode numbers of some network file systems use all 64 bits
-        return array("Q", [number & (2**64 - 1) for number in stats]).tobytes()
-
-
-def stats_digest(device: int, names: Sequence[bytes], stats: Sequence[int]) -> bytes:
-    """Names every entry of a page and its stat fields; names hold no zero byte."""
-    hasher = blake3(b"\0".join(names))
-    hasher.update(b"\0%d\0" % device)
-    hasher.update(pack_stats(stats))
-    return hasher.digest()
 
 
 def children_digest(contents: Sequence[bytes]) -> bytes:

@@ -10,10 +10,13 @@ import os
 import sys
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tandem_agent.engine.excludes import CACHE_TAG, CACHE_TAG_SIGNATURE
-from tandem_agent.engine.filescache import Row
+if TYPE_CHECKING:
+    from tandem_agent.engine.filescache import Row
+
+CACHE_TAG = b"CACHEDIR.TAG"
+CACHE_TAG_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
 
 NAMES_AT_ONCE = 4096
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK

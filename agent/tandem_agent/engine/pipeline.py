@@ -18,9 +18,12 @@ from tandem_agent.engine.channel import Channel, Stopped
 from tandem_agent.engine.chunkreader import CHUNK_BUFFER
 from tandem_agent.engine.filereader import SMALL_BUFFER, FileReader
 from tandem_agent.engine.filescache import CacheDamaged, FilesCache
+from tandem_agent.engine.forerunners import Forerunners
+from tandem_agent.engine.options import ScanOptions
 from tandem_agent.engine.packer import Batch, Packer, Pool, RunIds, SmallBatch
-from tandem_agent.engine.scan import Counted, Scanner, ScanOptions
-from tandem_agent.engine.sources import SourceWalk, source_tree
+from tandem_agent.engine.scan import Counted, Scanner
+from tandem_agent.engine.sources import SourceWalk
+from tandem_agent.engine.sourcetree import source_tree
 from tandem_agent.engine.treebuilder import TreeBuilder, TreeStore
 from tandem_agent.engine.troubles import Warnings
 from tandem_agent.progress import Progress
@@ -56,6 +59,7 @@ async def run_backup_pipeline(
     progress: Progress,
     workers: int = 2,
     ahead: int = 0,
+    forerunners: Forerunners | None = None,
 ) -> PipelineResult:
     """Scan ``sources`` and hand every new blob and page to ``sink`` in sealed packs.
 
@@ -63,18 +67,20 @@ async def run_backup_pipeline(
     for the blobs of a pack again after ``sink`` took it. ``trusted``: whether everything up to a revision is on
     every target. ``sink`` is called for one pack at a time; its ``data`` may not be looked at any more after it
     returned, or, where it gives a future, after that is done. ``ahead``: packs that it may keep so beyond the usual
-    few, each in a buffer of its own. When this returns, every pack has been taken. The caller then calls
+    few, each in a buffer of its own. ``forerunners`` look at what the sources
+    hold ahead of the scan. When this returns, every pack has been taken. The caller then calls
     ``cache.commit`` or ``cache.discard``. Raises `Missing` if no source is there, `Usage` for a bad pattern, and
     whatever ``sink`` or ``known`` raise. Cancelling it stops the threads.
     """
     before = progress.files, progress.dirs, progress.bytes_read
+    seen = forerunners or Forerunners()
     try:
-        run = _Run(sources, options, ring, known, cache, trusted, progress, workers, ahead)
+        run = _Run(sources, options, ring, known, cache, trusted, progress, workers, ahead, seen)
         return await run.work(sink)
     except CacheDamaged:
         cache.discard()
         progress.files, progress.dirs, progress.bytes_read = before
-        run = _Run(sources, options, ring, known, cache, trusted, progress, workers, ahead)
+        run = _Run(sources, options, ring, known, cache, trusted, progress, workers, ahead, seen)
         return await run.work(sink)
 
 
@@ -92,6 +98,7 @@ class _Run:
         progress: Progress,
         workers: int,
         ahead: int,
+        forerunners: Forerunners,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._packs: asyncio.Queue[SealedPack | None] = asyncio.Queue()
@@ -136,6 +143,7 @@ class _Run:
             self._warnings,
             self._counted,
             lambda: self._stopped,
+            forerunners,
         )
 
     async def work(self, sink: Sink) -> PipelineResult:

@@ -18,18 +18,21 @@ from dataclasses import dataclass, field
 from tandem_agent.engine.attributes import KINDS, extras_of
 from tandem_agent.engine.channel import Stopped
 from tandem_agent.engine.events import Draft, Enter, Event, Leave, Pending, Removed, Segment
-from tandem_agent.engine.excludes import CACHE_TAG, Excluder
 from tandem_agent.engine.filereader import AHEAD, FileReader
-from tandem_agent.engine.filescache import STAT_FIELDS, FilesCache, Row, stats_digest
+from tandem_agent.engine.filescache import FilesCache, Row
 from tandem_agent.engine.folders import (
+    CACHE_TAG,
     FOLDER_FLAGS,
-    identities,
     is_cache,
     join,
     names_in,
     open_folder,
     stretches,
 )
+from tandem_agent.engine.forerun import Identity, Line
+from tandem_agent.engine.forerunners import Forerunners
+from tandem_agent.engine.options import LeftOut, ScanOptions
+from tandem_agent.engine.seen import STAT_FIELDS, stats_digest, totals
 from tandem_agent.engine.troubles import Warnings
 from tandem_agent.progress import Progress
 from tandem_protocol.pack import SMALL_FILE
@@ -38,18 +41,6 @@ from tandem_protocol.tree import DIR, SYMLINK
 OPEN_FOLDERS = 64
 RACY_NS = 2_000_000_000
 _SECOND = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class ScanOptions:
-    """``excludes``: gitignore patterns, relative to each source. ``skip``: folders that are never entered or
-    recorded (state folder, vaults), by path. ``one_file_system``: mount points are recorded as empty folders.
-    ``exclude_caches``: of a folder marked by CACHEDIR.TAG only the mark is recorded."""
-
-    excludes: tuple[str, ...] = ()
-    skip: tuple[bytes, ...] = ()
-    one_file_system: bool = False
-    exclude_caches: bool = False
 
 
 @dataclass(slots=True)
@@ -73,7 +64,7 @@ class _Level:
     device: int
     inode: int
     stretches: Iterator[tuple[list[bytes], Row | None]]
-    children: list[tuple[int, bytes, os.stat_result]] = field(default_factory=list)
+    children: list[tuple[int, bytes, os.stat_result | Identity]] = field(default_factory=list)
     segment: Segment | None = None
 
 
@@ -92,8 +83,11 @@ class Scanner:
         warnings: Warnings,
         counted: Counted,
         stopping: Callable[[], bool],
+        forerunners: Forerunners,
     ) -> None:
+        """Raises `Usage` for an exclude pattern that is none."""
         self._options = options
+        self._forerunners = forerunners
         self._cache = cache
         self._trusted = trusted
         self._has = has
@@ -103,9 +97,7 @@ class Scanner:
         self._warnings = warnings
         self._counted = counted
         self._stopping = stopping
-        self._excluder = Excluder(options.excludes)
-        self._skip = identities(options.skip)
-        self._skip_inodes = {inode for _, inode in self._skip}
+        self._left_out = LeftOut(options)
         self._racy = time.time_ns() - RACY_NS
         self._believed: dict[int, bool] = {}
         self._source = b""
@@ -118,7 +110,7 @@ class Scanner:
         if it could not be entered: nothing was emitted then. ``follow``: it may be a symlink to a folder."""
         self._source = path.rstrip(b"/")
         self._source_device = st.st_dev
-        if (st.st_dev, st.st_ino) in self._skip:
+        if self._left_out.own(st.st_dev, st.st_ino):
             self._warnings.add(path, "is a folder of Tandem's own (its state or a vault), not backed up")
             return None
         try:
@@ -153,7 +145,7 @@ class Scanner:
             else:
                 self._stretch(level, *following)
 
-    def _descend(self, stack: list[_Level], index: int, name: bytes, st: os.stat_result) -> None:
+    def _descend(self, stack: list[_Level], index: int, name: bytes, st: os.stat_result | Identity) -> None:
         level = stack[-1]
         path = join(level.path, name)
         gone = False
@@ -169,7 +161,7 @@ class Scanner:
                 os.close(fd)
                 fd, gone = -1, True
         entries = level.segment.entries if level.segment is not None else []
-        if entries:
+        if entries and isinstance(st, os.stat_result):
             entries[index] = self.folder_entry(name, st, fd, path)
         self._counted.folders += 1
         self._progress.dirs += 1
@@ -212,6 +204,10 @@ class Scanner:
         rows = self._cache.rows(path)
         self._emit(Enter(path, device, True, rows))
         self._progress.current_path = path
+        if len(rows) == 1:
+            line = self._forerunners.seen(path, device, inode)
+            if line is not None and line.digest == rows[0].digest and self._believe(rows[0]):
+                return self._unchanged(path, fd, line, rows[0])
         try:
             names = names_in(fd)
         except OSError as error:
@@ -221,11 +217,25 @@ class Scanner:
             names = [CACHE_TAG]
         return _Level(path, fd, device, inode, stretches(names, rows))
 
+    def _unchanged(self, path: bytes, fd: int, line: Line, row: Row) -> _Level:
+        """A folder in which a forerunner saw what the last backup saw."""
+        files, others, size = line.totals
+        counted, progress = self._counted, self._progress
+        counted.files += files
+        counted.others += others
+        counted.bytes += size
+        progress.files += files
+        progress.bytes_read += size
+        level = _Level(path, fd, *line.folder, iter(()))
+        level.children = [(-1, name, which) for name, which in reversed(line.folders)]
+        level.segment = Segment([], [], row, len(line.folders), [])
+        return level
+
     # One stretch of names
 
     def _stretch(self, level: _Level, names: list[bytes], row: Row | None) -> None:
         kept, stats, numbers = self._look(level, names)
-        folders = [
+        folders: list[tuple[int, bytes, os.stat_result | Identity]] = [
             (i, name, st)
             for i, (name, st) in enumerate(zip(kept, stats, strict=True))
             if st.st_mode & 0o170000 == 0o040000
@@ -236,7 +246,7 @@ class Scanner:
         if believed is not None:
             folders.reverse()
             level.children = folders
-            level.segment = Segment([], numbers, believed, len(folders), [])
+            level.segment = Segment([], [], believed, len(folders), [])
             return
         entries = self._entries(level, kept, stats, numbers, row)
         folders.reverse()
@@ -250,40 +260,32 @@ class Scanner:
         stats: list[os.stat_result] = []
         numbers: list[int] = []
         look, folder = os.stat, level.fd
-        careful = self._excluder.active or bool(self._skip)
+        careful = self._left_out.any
         for name in names:
             try:
                 st = look(name, dir_fd=folder, follow_symlinks=False)
             except OSError as error:
                 self._warnings.add_error(join(level.path, name), error)
                 continue
-            if careful and self._left_out(level, name, st):
+            if careful and self._left_out.name(join(level.path, name)[len(self._source) + 1 :], st):
                 continue
             kept.append(name)
             stats.append(st)
             numbers += (st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns, st.st_mode)
         return kept, stats, numbers
 
-    def _left_out(self, level: _Level, name: bytes, st: os.stat_result) -> bool:
-        is_folder = stat.S_ISDIR(st.st_mode)
-        if is_folder and st.st_ino in self._skip_inodes and (st.st_dev, st.st_ino) in self._skip:
-            return True
-        if not self._excluder.active:
-            return False
-        return self._excluder.excluded(join(level.path, name)[len(self._source) + 1 :], is_folder)
-
     def _count(self, numbers: list[int], folders: int, believed: bool) -> None:
-        modes = numbers[4::STAT_FIELDS]
-        sizes = numbers[1::STAT_FIELDS]
-        regular = [size for size, mode in zip(sizes, modes, strict=True) if mode & 0o170000 == 0o100000]
-        total = sum(regular)
-        small = total if believed else sum([size for size in regular if size < SMALL_FILE])
+        files, others, size = totals(numbers, folders)
+        small = size
+        if not believed and size >= SMALL_FILE:  # large ones count as they are read
+            modes, sizes = numbers[4::STAT_FIELDS], numbers[1::STAT_FIELDS]
+            small = sum([s for s, m in zip(sizes, modes, strict=True) if s < SMALL_FILE and stat.S_ISREG(m)])
         counted, progress = self._counted, self._progress
-        counted.files += len(regular)
-        counted.others += len(modes) - len(regular) - folders
-        counted.bytes += total
-        progress.files += len(regular)
-        progress.bytes_read += small  # large ones count as they are read
+        counted.files += files
+        counted.others += others
+        counted.bytes += size
+        progress.files += files
+        progress.bytes_read += small
 
     def _believe(self, row: Row) -> bool:
         """Whether everything that the row speaks of, apart from subfolders, is on every target."""

@@ -9,43 +9,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 from tandem_agent.engine.events import Draft, Enter, Event, Leave, Segment
-from tandem_agent.engine.filescache import STAT_FIELDS
 from tandem_agent.engine.folders import join, open_folder
 from tandem_agent.engine.scan import Scanner
+from tandem_agent.engine.seen import STAT_FIELDS
+from tandem_agent.engine.sourcetree import Node
 from tandem_agent.engine.troubles import Warnings, show
-from tandem_protocol.errors import Missing, Usage
-
-
-@dataclass(slots=True)
-class Node:
-    """A name in the tree of sources. ``source``: everything from here on; ``follow``: even through a symlink
-    that stands here (the source was given with a slash at its end)."""
-
-    children: dict[bytes, Node] = field(default_factory=dict)
-    source: bool = False
-    follow: bool = False
-
-
-def source_tree(sources: Sequence[bytes]) -> Node:
-    """The tree of the given paths; relative ones begin at the working folder. Raises `Usage` for none."""
-    root = Node()
-    for given in sources:
-        if not given or b"\0" in given:
-            raise Usage("an empty source path")
-        path = os.path.normpath(os.path.join(os.getcwdb(), given))
-        node = root
-        for name in path.split(b"/"):
-            if name:
-                node = node.children.setdefault(name, Node())
-        node.source = True
-        node.follow = node.follow or given.endswith((b"/", b"/."))
-    if not sources:
-        raise Usage("no source to back up", "name a folder, or set sources in the configuration")
-    return root
+from tandem_protocol.errors import Missing
 
 
 class SourceWalk:

@@ -19,17 +19,10 @@ from blake3 import blake3
 
 from tandem_agent.engine.channel import Stopped
 from tandem_agent.engine.events import Draft, Enter, Event, Leave, Pending, Removed, Segment
-from tandem_agent.engine.filescache import (
-    STAT_FIELDS,
-    CacheDamaged,
-    FilesCache,
-    NewRow,
-    Row,
-    children_digest,
-    stats_digest,
-)
+from tandem_agent.engine.filescache import CacheDamaged, FilesCache, NewRow, Row, children_digest
 from tandem_agent.engine.folders import join
 from tandem_agent.engine.packer import Packer, RunIds
+from tandem_agent.engine.seen import STAT_FIELDS, stats_digest
 from tandem_agent.engine.troubles import Warnings
 from tandem_protocol.errors import Refused
 from tandem_protocol.keys import KeyRing
@@ -234,7 +227,7 @@ class TreeBuilder:
             (*entry[:8], None, _without_indirect(entry)) if entry[0] == DIR else entry
             for entry in detail.entries
         ]
-        self._entries(folder, entries, segment.stats, children)
+        self._entries(folder, entries, detail.stats, children)
 
     def _entries(
         self,
