@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
-from bench import borg, groups, machine, report
+from bench import borg, groups, machine, report, tools
 from bench.amounts import QUICK, Amounts
 from bench.servers import openssh
 from bench.work import Bench, NotPossible
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         machine.prefer(options.nice)
     if "borg" not in options.without:
         borg.set_up(print)
+    tools.as_installed()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with what is to be tidied up
     root = tempfile.mkdtemp(prefix="tandem-bench-", dir=options.workdir)
     try:

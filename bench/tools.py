@@ -8,6 +8,7 @@ are on.
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import shutil
@@ -16,6 +17,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import tandem_agent
+import tandem_protocol
+import tandem_server
 from bench.measure import CommandFailed, folder_bytes
 
 PASSPHRASE = "a passphrase for the benchmark"
@@ -228,6 +232,13 @@ def quiet(job: Job) -> None:
     )
     if done.returncode != 0:
         raise CommandFailed(f"`{' '.join(job.command)}` ended with {done.returncode}: {done.stderr.strip()}")
+
+
+def as_installed() -> None:
+    """Compile Tandem's modules, as an installation does. Python does it at the first import unless the environment
+    forbids it (PYTHONDONTWRITEBYTECODE); then each command compiles them anew, 0.15 s of processor time in a backup."""
+    for package in (tandem_agent, tandem_protocol, tandem_server):
+        compileall.compile_dir(os.path.dirname(package.__file__ or ""), quiet=1)
 
 
 def first_line(command: Sequence[str]) -> str:

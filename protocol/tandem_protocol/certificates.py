@@ -10,7 +10,6 @@ import os
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from . import envelope
 from .envelope import DocType
@@ -63,7 +62,7 @@ class Installation:
 
     @property
     def public_key(self) -> bytes:
-        return self.key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return self.key.public_key().public_bytes_raw()
 
 
 def parse_certificate(data: bytes, repository_id: bytes, root_public: bytes | None) -> Certificate:
