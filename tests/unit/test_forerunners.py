@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import random
 import signal
@@ -65,6 +64,14 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return found
 
 
+def pipe_with(data: bytes) -> int:
+    """A file that is read like a pipe that was written to its end."""
+    pipe = os.memfd_create("pipe")
+    os.write(pipe, data)
+    os.lseek(pipe, 0, os.SEEK_SET)
+    return pipe
+
+
 def seen(*sources: Path, options: ScanOptions | None = None, among: int = 2) -> Forerunners:
     """What forerunners see now, without their processes."""
     pipes = []
@@ -72,7 +79,7 @@ def seen(*sources: Path, options: ScanOptions | None = None, among: int = 2) -> 
         told: list[bytes] = []
         walk = Forerun(options or ScanOptions(), number, among, told.append)
         walk.walk(outermost(source_tree([os.fsencode(source) for source in sources])))
-        pipes.append(io.BytesIO(b"".join(told)))
+        pipes.append(pipe_with(b"".join(told)))
     return Forerunners(pipes)
 
 
@@ -198,8 +205,26 @@ async def test_lines_may_end_anywhere(repo: EngineRepo, src: Path, length: int) 
     first = await repo.run(src)
     told: list[bytes] = []
     Forerun(ScanOptions(), 0, 1, told.append).walk([(os.fsencode(src), False)])
-    result = await repo.run(src, forerunners=Forerunners([io.BytesIO(b"".join(told)[:length])]))
+    result = await repo.run(src, forerunners=Forerunners([pipe_with(b"".join(told)[:length])]))
     assert repo.pages(result, src) == repo.pages(first, src) and result.stats["files_read"] == 0
+
+
+async def test_one_that_says_nothing_is_not_listened_to_for_long(
+    repo: EngineRepo, src: Path, listed: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a line, too."""
+    first = await repo.run(src)
+    listed.clear()
+    told: list[bytes] = []
+    Forerun(ScanOptions(), 0, 1, told.append).walk([(os.fsencode(src), False)])
+    reading, writing = os.pipe()
+    os.write(writing, told[0] + told[1][:10])
+    monkeypatch.setattr("tandem_agent.engine.forerunners.PATIENCE_S", 0.01)
+    result = await repo.run(src, forerunners=Forerunners([reading]))
+    assert len(listed) == FOLDERS - 1
+    assert repo.pages(result, src) == repo.pages(first, src)
+    os.close(reading)
+    os.close(writing)
 
 
 async def test_folders_of_many_names_are_left_to_the_scanner(

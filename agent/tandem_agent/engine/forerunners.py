@@ -5,7 +5,7 @@ inode, 5 µs where it has it, none of which one interpreter can do on two proces
 processes of their own, each of which writes what it finds into a pipe: when that is full they wait, so neither
 memory nor the lead is without bounds. The scanner takes what fits: the folder that it opened itself must be the
 one that was looked at, and not long ago. Everything else it looks at as always. A forerunner that ends, hangs or
-is killed takes nothing away but time.
+is killed takes nothing away but time, and not much: one that is silent for too long is not listened to any more.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import contextlib
 import fcntl
 import gc
 import os
+import select
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
 
 from tandem_agent.engine.forerun import Forerun, Line, decoded, whose
 from tandem_agent.engine.options import ScanOptions
@@ -30,47 +30,71 @@ FORERUNNERS = 3
 FRESH_S = 10.0
 """What was seen longer ago is looked at again: what changed meanwhile belongs into the backup."""
 
+PATIENCE_S = 20.0
+"""How long the scanner waits for one word of a forerunner."""
+
 _PIPE = 1 << 20  # the most that any user may ask for; some 100 bytes a folder
 _AT_ONCE = 4096
 _LONGEST_WAIT_S = 0.002
-_PATIENCE_S = 0.2
+_LAST_WAIT_S = 0.2
 
 
 class Forerunners:
     """What forerunners saw, for the scanner's thread alone; by default there are none."""
 
-    def __init__(self, pipes: Sequence[BinaryIO] = ()) -> None:
-        self._pipes = list(pipes)
-        self._next: list[Line | None] = [None for _ in pipes]
+    def __init__(self, pipes: Sequence[int] = ()) -> None:
+        self._pipes = [_Pipe(pipe) for pipe in pipes]
 
     def seen(self, path: bytes, device: int, inode: int) -> Line | None:
         """What is in the folder, which is open and has these numbers, if that was seen a short time ago. Folders are
         asked for in the order of a walk in depth, names in order of their bytes."""
         if not self._pipes:
             return None
-        number = whose(path, len(self._pipes))
+        pipe = self._pipes[whose(path, len(self._pipes))]
         place = _place(path)
-        while (line := self._next[number] or self._read(number)) is not None:
-            self._next[number] = line
+        while (line := pipe.first()) is not None:
             there = _place(line.path)
             if there > place:
                 return None
-            self._next[number] = None
+            pipe.drop()
             if there == place:
                 fresh = time.monotonic() - line.seconds < FRESH_S
                 return line if fresh and line.folder == (device, inode) else None
         return None
 
-    def _read(self, number: int) -> Line | None:
-        pipe = self._pipes[number]
-        if pipe.closed:
-            return None
-        length = int.from_bytes(pipe.read(4), "little")
-        data = pipe.read(length)
-        if length and len(data) == length:
-            return decoded(data)
-        pipe.close()
-        return None
+
+class _Pipe:
+    """The lines that come out of a pipe, one by one."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._ready = select.poll()
+        self._ready.register(pipe, select.POLLIN)
+        self._data = b""
+        self._at = 0
+        self._line: Line | None = None
+        self._ended = False
+
+    def first(self) -> Line | None:
+        """The next line, which stays so until it is dropped; None if no more will come, or none came for too long."""
+        if self._line is None and (head := self._take(4)) is not None:
+            data = self._take(int.from_bytes(head, "little"))
+            self._line = None if data is None else decoded(data)
+        return self._line
+
+    def drop(self) -> None:
+        self._line = None
+
+    def _take(self, length: int) -> bytes | None:
+        while len(self._data) - self._at < length:
+            if self._ended or not self._ready.poll(PATIENCE_S * 1000):
+                self._ended = True
+                return None
+            more = os.read(self._pipe, 1 << 16)
+            self._ended = not more
+            self._data, self._at = self._data[self._at :] + more, 0
+        self._at += length
+        return self._data[self._at - length : self._at]
 
 
 def _place(path: bytes) -> bytes:
@@ -83,13 +107,13 @@ def forerunners(
     sources: Sequence[bytes], options: ScanOptions, among: int = FORERUNNERS
 ) -> Iterator[Forerunners]:
     """Start them; they are gone when the body has ended. To be called before threads are started: where there are
-    some, there are no forerunners. Raises `Usage` for sources or patterns that are none."""
+    some, there are no forerunners. Raises `Usage` for sources that are none."""
     roots = list(outermost(source_tree(sources)))
     if threading.active_count() > 1 or options.exclude_caches:
         yield Forerunners()
         return
     pids: list[int] = []
-    pipes: list[BinaryIO] = []
+    pipes: list[int] = []
     try:
         for number in range(among):
             reading, writing = os.pipe()
@@ -97,17 +121,15 @@ def forerunners(
                 fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
             pid = os.fork()
             if not pid:
-                _forerun(
-                    roots, options, number, among, writing, [reading, *(pipe.fileno() for pipe in pipes)]
-                )
+                _forerun(roots, options, number, among, writing, [reading, *pipes])
             os.close(writing)
             pids.append(pid)
-            pipes.append(os.fdopen(reading, "rb", 1 << 16))
+            pipes.append(reading)
         yield Forerunners(pipes)
     finally:
         for pid, pipe in zip(pids, pipes, strict=True):
             if _ended(pid):
-                pipe.close()
+                os.close(pipe)
 
 
 def _forerun(
@@ -165,7 +187,7 @@ def _ended(pid: int) -> bool:
     """End it. One that hangs in the kernel is left behind: False."""
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGKILL)
-        end = time.monotonic() + _PATIENCE_S
+        end = time.monotonic() + _LAST_WAIT_S
         while not os.waitpid(pid, os.WNOHANG)[0]:
             if time.monotonic() > end:
                 return False
