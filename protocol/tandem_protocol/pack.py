@@ -236,12 +236,29 @@ def open_frame(ring: KeyRing, kind: DocType, key_number: int, frame: Frame, seal
     Raises `Corrupt` if they are not what was sealed. Blobs are still to be checked by content id: they
     may be in the index under a wrong id.
     """
-    if len(sealed) != frame.sealed_length or frame.raw_length > MAX_FRAME:
-        raise Corrupt("a frame has another length than the index says")
-    if frame.dictionary:
-        raise Unsupported(f"a frame is compressed with dictionary {frame.dictionary}", "upgrade tandem")
-    aad = frame_aad(ring.repository_id, kind, frame.frame_id, frame.codec, frame.dictionary, frame.raw_length)
+    aad = _checked_aad(ring, kind, frame, sealed)
     payload = ring.cipher(kind, key_number).open(sealed, aad)
     if frame.codec == CODEC_RAW and len(payload) == frame.raw_length:
         return payload
     return decompress(frame.codec, payload, frame.raw_length)
+
+
+def open_frame_into(
+    place: memoryview, ring: KeyRing, kind: DocType, key_number: int, frame: Frame, sealed: Buffer
+) -> None:
+    """The same into ``place``, of ``raw_length`` bytes; what is not compressed without a copy in between."""
+    if frame.codec == CODEC_RAW and len(sealed) == frame.raw_length + OVERHEAD:
+        aad = _checked_aad(ring, kind, frame, sealed)
+        ring.cipher(kind, key_number).open_into(place, sealed, aad)
+    else:
+        place[:] = open_frame(ring, kind, key_number, frame, sealed)
+
+
+def _checked_aad(ring: KeyRing, kind: DocType, frame: Frame, sealed: Buffer) -> bytes:
+    if len(sealed) != frame.sealed_length or frame.raw_length > MAX_FRAME:
+        raise Corrupt("a frame has another length than the index says")
+    if frame.dictionary:
+        raise Unsupported(f"a frame is compressed with dictionary {frame.dictionary}", "upgrade tandem")
+    return frame_aad(
+        ring.repository_id, kind, frame.frame_id, frame.codec, frame.dictionary, frame.raw_length
+    )

@@ -87,6 +87,16 @@ class Cipher:
         except InvalidTag as error:
             raise Corrupt("sealed bytes do not verify") from error
 
+    def open_into(self, buffer: memoryview, sealed: Buffer, aad: bytes) -> None:
+        """The plaintext into ``buffer``, which has its length: no memory is made ready for it and no copy made. Raises
+        like `open`; what ``buffer`` holds then means nothing."""
+        view = memoryview(sealed)
+        nonce = bytes(view[:NONCE_SIZE])
+        try:
+            self._aead(nonce).decrypt_into(nonce[12:], view[NONCE_SIZE:], aad, buffer)
+        except InvalidTag as error:
+            raise Corrupt("sealed bytes do not verify") from error
+
 
 def content_id(key: bytes, data: Buffer) -> bytes:
     """The 32-byte id of a blob: BLAKE3 keyed with the content-id key, so that no one else can ask for it."""

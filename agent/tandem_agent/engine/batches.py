@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tandem_agent.engine.fetch import Fetcher, Place
+from tandem_agent.engine.filejob import AWAY, DAMAGED, FileJob, Piece
 from tandem_agent.engine.metadata import Owners, Spot, Troubles, same_already
 from tandem_agent.engine.nodes import Node
 from tandem_agent.engine.plan import Limits, Window
@@ -29,7 +30,6 @@ from tandem_agent.engine.treewalk import (
     TreeWalker,
     join,
 )
-from tandem_agent.engine.writer import AWAY, DAMAGED, FileJob, Piece
 from tandem_protocol.errors import Corrupt, Missing, TandemError, Unavailable
 from tandem_protocol.seal import ID_SIZE
 from tandem_protocol.tree import FILE, SYMLINK, Entry

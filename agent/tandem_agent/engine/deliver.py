@@ -16,10 +16,11 @@ from typing import TypeVar
 
 from tandem_agent.engine.batches import Batch, First
 from tandem_agent.engine.fetch import Fetcher, Place
+from tandem_agent.engine.filejob import AWAY, DAMAGED, FAILED, FileJob, Outcome, Piece
 from tandem_agent.engine.nodes import Node, NodeWriter
 from tandem_agent.engine.plan import FrameUse, ReadRange
 from tandem_agent.engine.treewalk import join, show
-from tandem_agent.engine.writer import AWAY, DAMAGED, FAILED, FileJob, FileWriter, Outcome, Piece
+from tandem_agent.engine.writer import FileWriter
 from tandem_agent.progress import Progress
 from tandem_protocol.errors import Corrupt, Missing, TandemError, Unavailable
 from tandem_protocol.names import ObjectType

@@ -72,3 +72,13 @@ def cached_pages(fd: int, offset: int, length: int) -> int:
         return len(pages) - pages.raw.count(0)
     finally:
         _libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(length))
+
+
+def reserve(fd: int, size: int) -> None:
+    """Room on the disk for the first ``size`` bytes of a file, which it then has; nothing where the file system
+    cannot do that (glibc's own way would write zeros)."""
+    call = getattr(_libc, "fallocate", None)
+    if call is not None and call(fd, 0, ctypes.c_int64(0), ctypes.c_int64(size)) != 0:
+        number = ctypes.get_errno()
+        if number not in _UNSUPPORTED:
+            raise OSError(number, os.strerror(number))

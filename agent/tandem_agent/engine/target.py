@@ -153,14 +153,24 @@ class Target:
         name = self.temporary()
         return os.open(name, _NEW_FILE, mode, dir_fd=folder), name
 
-    def reopen(self, folder: int, temporary: bytes, identity: tuple[int, int]) -> int:
+    def reopen(self, folder: int, temporary: bytes, identity: tuple[int, int], how: int = 0) -> int:
         """Open a temporary file again; `FileNotFoundError` if it is another one now."""
-        fd = os.open(temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        fd = os.open(temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | how, dir_fd=folder)
         about = os.fstat(fd)
         if (about.st_dev, about.st_ino) != identity:
             os.close(fd)
             raise FileNotFoundError(errno.ENOENT, "the temporary file was replaced by another")
         return fd
+
+    def past_cache(self, folder: int, temporary: bytes, identity: tuple[int, int]) -> int | None:
+        """A second descriptor of a temporary file, whose writes go to the disk past the page cache. None where there
+        is no such way, or where the cache is better: on file systems without a device of their own (network)."""
+        if os.major(identity[0]) == 0:
+            return None
+        try:
+            return self.reopen(folder, temporary, identity, os.O_DIRECT)
+        except OSError:
+            return None
 
     def publish(self, spot: Spot, folder: int, temporary: bytes, name: bytes) -> None:
         """Give a whole file its name. `FileExistsError` if the name is taken and may not be replaced."""

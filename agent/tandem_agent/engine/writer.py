@@ -1,103 +1,30 @@
 """Turns decoded frames into files of the target: the part of a restore that runs in worker threads.
 
 A small file is written, given its metadata and renamed in one go. A larger one gets its pieces in any order,
-from any thread, into a temporary file, and is finished by whoever brings the last piece. Every piece is
-verified by its content id before it is written; a file that misses one is never given its name.
+from any thread, into a temporary file, and is finished by whoever brings the last piece; a large one stays open
+meanwhile and gets the pieces of one read that follow one another together. Every piece is verified by its content
+id before it is written; a file that misses one is never given its name.
 """
 
 from __future__ import annotations
 
-import bisect
 import contextlib
-import itertools
 import os
 import threading
-from dataclasses import dataclass, field
 
-from tandem_agent.engine.linux import start_writeback
-from tandem_agent.engine.metadata import MetadataWriter, Spot, Troubles
+from tandem_agent.engine.filejob import FAILED, FileJob, Outcome, Piece, placed
+from tandem_agent.engine.metadata import MetadataWriter, Troubles
+from tandem_agent.engine.partfile import LARGE_FROM, PartFile, write_all
 from tandem_agent.engine.plan import FrameUse, ReadRange
+from tandem_agent.engine.runs import LONGEST, Run
 from tandem_agent.engine.target import Target, no_room, translated
-from tandem_agent.engine.treewalk import join
 from tandem_protocol.envelope import DocType
 from tandem_protocol.errors import Corrupt
 from tandem_protocol.frames import Frame
 from tandem_protocol.keys import KeyRing
-from tandem_protocol.pack import open_frame
+from tandem_protocol.pack import open_frame, open_frame_into
 from tandem_protocol.seal import content_id
 from tandem_protocol.store import Buffer
-from tandem_protocol.tree import Entry
-
-_WRITEBACK_FROM = 16 * 1024 * 1024
-
-# Why a file did not come to be.
-DAMAGED, AWAY, FAILED = "damaged", "away", "failed"
-
-
-class FileJob:
-    """A regular file on its way. ``missing`` counts pieces not written yet; ``lost`` says why it will not
-    be (one of the reasons above)."""
-
-    __slots__ = (
-        "done",
-        "entry",
-        "extents",
-        "identity",
-        "lock",
-        "lost",
-        "missing",
-        "owner",
-        "planned",
-        "spot",
-        "starts",
-        "temporary",
-    )
-
-    def __init__(self, spot: Spot, entry: Entry, owner: tuple[int, int]) -> None:
-        self.spot, self.entry, self.owner = spot, entry, owner
-        self.missing = 0
-        self.planned = False
-        self.lost = ""
-        self.done = False
-        self.temporary = b""
-        self.identity = (0, 0)
-        self.lock: threading.Lock | None = None
-        extents = (entry[9] or {}).get("s")
-        self.extents: tuple[tuple[int, int], ...] | None = extents
-        self.starts: list[int] = []
-        if extents is not None:
-            self.starts = list(itertools.accumulate((length for _, length in extents), initial=0))
-
-    @property
-    def path(self) -> bytes:
-        return join(self.spot.path, self.entry[1])
-
-    @property
-    def content_length(self) -> int:
-        """Bytes that the file's blobs have together: its size, or the data of a sparse one."""
-        return self.entry[7] if self.extents is None else self.starts[-1]
-
-
-@dataclass(slots=True)
-class Piece:
-    """A blob of a file: where it is in the raw frame, and where it goes in the content (``position``).
-    ``whole``: it is all of a file that has no holes."""
-
-    job: FileJob
-    content_id: bytes
-    offset: int
-    length: int
-    position: int
-    whole: bool
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a worker did: pieces that were not good in these bytes, and what was completed."""
-
-    failed: list[FrameUse[Piece]] = field(default_factory=list)
-    files: int = 0
-    bytes: int = 0
 
 
 class FileWriter:
@@ -111,6 +38,7 @@ class FileWriter:
         self._lock = threading.Lock()
         self._open: set[FileJob] = set()
         self._default_owner = (metadata.uid, metadata.gid)
+        self._own = threading.local()
         self.stopped = False
 
     def write_range(
@@ -124,19 +52,54 @@ class FileWriter:
         """Decode and write everything in one read; ``frames`` describe ``read.frames``, in order."""
         outcome = Outcome()
         view = memoryview(data)
+        run = self._run()
         for use, frame in zip(read.frames, frames, strict=True):
             if self.stopped:
-                break
+                return outcome
             at = use.offset - read.offset
+            what = kind, key_number, frame, view[at : at + use.sealed_length]
             try:
-                raw = open_frame(self._ring, kind, key_number, frame, view[at : at + use.sealed_length])
+                if _goes_into_run(use, frame):
+                    bad = self._add_to_run(run, use.uses[0], what, outcome)
+                else:
+                    bad = self._write_pieces(use.uses, memoryview(open_frame(self._ring, *what)), outcome)
             except Corrupt:
-                outcome.failed.append(use)
-                continue
-            bad = self._write_pieces(use.uses, memoryview(raw), outcome)
+                bad = use.uses
             if bad:
                 outcome.failed.append(FrameUse(use.pack, use.frame, use.offset, use.sealed_length, bad))
+        self._write_run(run, outcome)
         return outcome
+
+    def _run(self) -> Run:
+        """The calling thread's, empty."""
+        run: Run | None = getattr(self._own, "run", None)
+        if run is None:
+            run = self._own.run = Run()
+        run.begin(0)
+        return run
+
+    def _add_to_run(
+        self, run: Run, piece: Piece, what: tuple[DocType, int, Frame, memoryview], outcome: Outcome
+    ) -> list[Piece]:
+        """Decode a frame that is one piece of a large file into its place behind the piece before, or if that is
+        another place, write first what is there. Gives the piece if it is not good."""
+        if not run.follows(piece):
+            self._write_run(run, outcome)
+            run.begin(piece.position)
+        place = run.place(piece.length)
+        open_frame_into(place, self._ring, *what)
+        if content_id(self._id_key, place) != piece.content_id:
+            return [piece]
+        run.add(piece)
+        return []
+
+    def _write_run(self, run: Run, outcome: Outcome) -> None:
+        if run.pieces and not self.stopped:
+            try:
+                outcome.files += self._write_part(run.job, run.at, run.data, len(run.pieces))
+                outcome.bytes += len(run.data)
+            except OSError as error:
+                self.lose(run.job, FAILED, error)
 
     def _write_pieces(self, pieces: list[Piece], raw: memoryview, outcome: Outcome) -> list[Piece]:
         bad = []
@@ -183,7 +146,7 @@ class FileWriter:
         plain = spot.fresh and not spot.inherits and job.owner == self._default_owner
         fd, temporary = target.create(folder, mode & 0o777 if plain else 0o600)
         try:
-            _write_all(fd, blob, 0)
+            write_all(fd, blob, 0)
             if plain and entry[9] is None and mode & ~target.umask & 0o777 == mode:
                 self._metadata.set_time(fd, entry, spot)
             else:
@@ -197,7 +160,8 @@ class FileWriter:
         job.done = True
 
     def _begin(self, job: FileJob) -> None:
-        fd, job.temporary = self._target.create(self._target.folder(job.spot.path), 0o600)
+        folder = self._target.folder(job.spot.path)
+        fd, job.temporary = self._target.create(folder, 0o600)
         with self._lock:
             self._open.add(job)
         try:
@@ -205,11 +169,18 @@ class FileWriter:
             job.identity = (about.st_dev, about.st_ino)
             if job.extents is not None:
                 os.ftruncate(fd, job.entry[7])
+            if job.lock is not None and job.entry[7] >= LARGE_FROM:
+                past_cache = job.extents is None
+                direct = self._target.past_cache(folder, job.temporary, job.identity) if past_cache else None
+                job.large = PartFile(fd, direct)
         finally:
-            os.close(fd)
+            if job.large is None:
+                os.close(fd)
+        if job.large is not None:
+            job.large.reserve(job.entry[7])
 
-    def _write_part(self, job: FileJob, position: int, blob: memoryview) -> bool:
-        """Write a piece; True if it was the last one and the file is finished."""
+    def _write_part(self, job: FileJob, position: int, data: memoryview, run: int = 0) -> bool:
+        """Write one piece, or a ``run`` of so many; True if none is missing any more and the file is finished."""
         lock = job.lock
         assert lock is not None, "a file of several pieces has a lock"
         with lock:
@@ -217,20 +188,34 @@ class FileWriter:
                 return False
             if not job.temporary:
                 self._begin(job)
-        fd = self._target.reopen(self._target.folder(job.spot.path), job.temporary, job.identity)
+            job.writing += 1
         try:
-            for at, part in _placed(job, position, blob):
-                _write_all(fd, part, at)
-            if job.entry[7] >= _WRITEBACK_FROM:
-                start_writeback(fd)
+            self._put(job, position, data, run > 0)
         finally:
-            os.close(fd)
+            with lock:
+                job.writing -= 1
+                if job.lost:
+                    job.let_go()
         with lock:
-            job.missing -= 1
+            job.missing -= run or 1
             last = job.missing == 0 and job.planned and not job.lost
         if last:
             self._finish(job)
         return last
+
+    def _put(self, job: FileJob, position: int, data: memoryview, is_run: bool) -> None:
+        parts = placed(job, position, data)
+        if job.large is not None:
+            write = job.large.write_run if is_run else job.large.write
+            for at, part in parts:
+                write(part, at)
+            return
+        fd = self._target.reopen(self._target.folder(job.spot.path), job.temporary, job.identity)
+        try:
+            for at, part in parts:
+                write_all(fd, part, at)
+        finally:
+            os.close(fd)
 
     def planned(self, job: FileJob, outcome: Outcome) -> None:
         """All pieces of ``job`` have been named. If they are all written, it is finished now."""
@@ -265,6 +250,7 @@ class FileWriter:
         with self._lock:
             self._open.discard(job)
         job.temporary = b""
+        job.let_go()
 
     def matches(self, job: FileJob, pieces: list[Piece]) -> bool:
         """Whether the file that has the name now holds exactly these pieces; then it gets the metadata. A
@@ -308,29 +294,20 @@ class FileWriter:
         with self._lock:
             jobs, self._open = list(self._open), set()
         for job in jobs:
+            job.let_go()
             with contextlib.suppress(OSError):
                 self._target.discard(self._target.folder(job.spot.path), job.temporary)
 
 
-def _write_all(fd: int, data: Buffer, at: int) -> None:
-    written = os.pwrite(fd, data, at)
-    if written == len(data):
-        return
-    view = memoryview(data)
-    while written < len(view):
-        written += os.pwrite(fd, view[written:], at + written)
-
-
-def _placed(job: FileJob, position: int, blob: memoryview) -> list[tuple[int, memoryview]]:
-    """Where the parts of a piece go: in a sparse file, content is the data of its extents on end."""
-    if job.extents is None:
-        return [(position, blob)]
-    parts = []
-    number = bisect.bisect_right(job.starts, position) - 1
-    while blob:
-        offset, length = job.extents[number]
-        inside = position - job.starts[number]
-        part = blob[: length - inside]
-        parts.append((offset + inside, part))
-        blob, position, number = blob[len(part) :], position + len(part), number + 1
-    return parts
+def _goes_into_run(use: FrameUse[Piece], frame: Frame) -> bool:
+    """Whether a frame is one piece of a large file, whole: what is written past the page cache."""
+    piece = use.uses[0]
+    job = piece.job
+    return (
+        len(use.uses) == 1
+        and job.entry[7] >= LARGE_FROM
+        and job.extents is None
+        and not piece.whole
+        and piece.offset == 0
+        and piece.length == frame.raw_length <= LONGEST
+    )
