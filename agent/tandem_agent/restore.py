@@ -1,9 +1,10 @@
 """The use case of restoring: a snapshot, or a part of it, into a folder.
 
-Batches come from the planner, are read range by range across tiers, decoded and written in two worker
-threads, and completed in order. What one tier has damaged or not at all comes from the next, block by block;
-what no tier has good is named in the result and never restored in part. A restore that was interrupted is
-simply run again: files with the right size and time are kept (they got their names only when complete).
+Batches come from the planner, are read range by range across tiers, decoded and written by worker threads (small
+files by processes, where there are any), and completed in order. What one tier has damaged or not at all comes
+from the next, block by block; what no tier has good is named in the result and never restored in part. A restore
+that was interrupted is simply run again: files with the right size and time are kept (they got their names only
+when complete).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tandem_agent.engine.plan import Limits
 from tandem_agent.engine.target import Target
 from tandem_agent.engine.treewalk import Selection
 from tandem_agent.engine.writer import FileWriter
+from tandem_agent.engine.writerprocesses import WriterProcesses
 from tandem_agent.progress import Progress
 from tandem_protocol.errors import Corrupt, Full, Missing, TandemError
 from tandem_protocol.names import ObjectType
@@ -73,6 +75,7 @@ async def restore(
     progress: Progress | None = None,
     limits: Limits | None = None,
     durable: bool = True,
+    processes: WriterProcesses | None = None,
 ) -> RestoreResult:
     """Restore ``paths`` (all without any) of a snapshot below the folder ``target``, which is made if need
     be: ``/srv/data`` comes to be ``target/srv/data``. Unless ``durable`` is False it is all on disk on return.
@@ -91,9 +94,11 @@ async def restore(
     if not selection.paths:
         progress.bytes_total_estimate = snapshot.stats.get("bytes", 0)
     troubles = Troubles()
-    run = _Run(fetcher, Target(target, overwrite), Owners(owners_by_name), troubles, progress, limits)
+    run = _Run(
+        fetcher, Target(target, overwrite), Owners(owners_by_name), troubles, progress, limits, processes
+    )
     try:
-        await run.all(snapshot.root, selection)
+        await run.all(snapshot.root, selection, durable)
         if durable:
             await run.make_durable()
     except Full as error:
@@ -136,21 +141,34 @@ class _Run:
         troubles: Troubles,
         progress: Progress,
         limits: Limits | None,
+        processes: WriterProcesses | None,
     ) -> None:
         self._fetcher, self._target, self._owners = fetcher, target, owners
         self._troubles, self._progress, self._limits = troubles, progress, limits
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="tandem-restore")
         metadata = MetadataWriter(troubles)
-        self._files = FileWriter(target, metadata, troubles, fetcher.ring)
+        self._processes = processes
+        stop = None if processes is None else processes.stop
+        self._files = FileWriter(target, metadata, troubles, fetcher.ring, stop)
         self._nodes = NodeWriter(target, metadata, troubles)
         self.done = Delivered()
 
-    async def all(self, root: bytes, selection: Selection) -> None:
+    async def all(self, root: bytes, selection: Selection, durable: bool) -> None:
         """Plan and deliver everything."""
+        if self._processes:
+            self._processes.begin(self._target, self._fetcher.ring)
         try:
             async with asyncio.TaskGroup() as tasks:
                 delivery = Delivery(
-                    self._fetcher, self._files, self._nodes, self._pool, tasks, self._progress
+                    self._fetcher,
+                    self._files,
+                    self._nodes,
+                    self._pool,
+                    tasks,
+                    self._progress,
+                    self._processes,
+                    self._troubles,
+                    self._target.sync if durable else None,
                 )
                 self.done = delivery.delivered
                 planner = Planner(
@@ -167,7 +185,7 @@ class _Run:
 
     def close(self) -> None:
         """Let the workers end, then remove what is not complete."""
-        self._files.stopped = True
+        self._files.stop()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._files.abandon()
         self._target.close()

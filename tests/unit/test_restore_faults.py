@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from tests.support.smallrepo import Node, SmallRepo, file, folder, link
 
+from tandem_agent.engine import deliver, target
 from tandem_agent.restore import restore
-from tandem_protocol.errors import Full
+from tandem_protocol.errors import Full, Refused
 from tandem_protocol.tree import FIFO
 
 CALLS = ["open", "pwrite", "rename", "mkdir", "symlink", "mknod", "link", "utime", "fchmod"]
@@ -97,3 +98,36 @@ def contents(root: Path) -> dict[str, bytes]:
             path.read_bytes() if plain else b"%o" % (path.lstat().st_mode >> 12)
         )
     return found
+
+
+async def test_an_error_of_an_early_sync_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells it once, to the sync that comes first; the last one then knows of nothing."""
+    asked = 0
+
+    def failing_once(_fd: int) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(deliver, "_SYNC_EACH", 1)
+    monkeypatch.setattr(target, "sync_file_system", failing_once)
+    repo = SmallRepo()
+    name = repo.snapshot(tree())
+    view = await repo.view(str(tmp_path / "index"))
+    with pytest.raises(Refused, match="durable"):
+        await restore(view, name, str(tmp_path / "out"))
+    assert asked == 1
+    result = await restore(view, name, str(tmp_path / "again"))
+    assert (result.exit_code, asked > 2) == (0, True)
+
+
+async def test_nothing_is_synced_for_who_does_not_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "_SYNC_EACH", 1)
+    monkeypatch.setattr(target, "sync_file_system", None)
+    repo = SmallRepo()
+    name = repo.snapshot(tree())
+    view = await repo.view(str(tmp_path / "index"))
+    assert (await restore(view, name, str(tmp_path / "out"), durable=False)).exit_code == 0

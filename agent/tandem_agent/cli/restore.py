@@ -49,12 +49,16 @@ def restore(
     Blocks come from the first tier that has them good. Existing files are left alone unless --overwrite is
     given. Interrupted, run it again: what is complete is kept.
     """
-    options = {
+    options: dict[str, Any] = {
         "paths": [absolute_path(path) for path in paths],
         "overwrite": overwrite,
         "owners_by_name": owners_by_name,
     }
-    result = run_async(_restore(settings, backup_id, os.path.abspath(target), options, where))
+    from ..engine.writerprocesses import writer_processes
+
+    with writer_processes() as processes:
+        options["processes"] = processes
+        result = run_async(_restore(settings, backup_id, os.path.abspath(target), options, where))
     if settings.json:
         fields = output.plain(result)
         fields |= {name: [str(lost) for lost in getattr(result, name)] for name in ("damaged", "away")}

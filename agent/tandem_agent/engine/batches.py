@@ -221,7 +221,7 @@ class Planner:
             self._firsts[group] = (spot.path, entry[1], job)
         if not entry[8]:
             self._batch.empty.append(job)
-        elif len(entry[8]) == ID_SIZE and entry[9] is None and not check:
+        elif len(entry[8]) == ID_SIZE and not check and _is_plain(entry):
             self._single(job)
         else:
             await self._pieces(job, check)
@@ -291,6 +291,12 @@ class Planner:
 
     def _lose_list(self, job: FileJob, error: TandemError) -> None:
         self._orders.lose(job, _reason(error), f"the list of its blocks: {error.what}")
+
+
+def _is_plain(entry: Entry) -> bool:
+    """Whether a file's content is what its one id names: no holes, no list of ids."""
+    extras = entry[9]
+    return extras is None or not ("s" in extras or "indirect" in extras)
 
 
 def _reason(error: TandemError) -> str:

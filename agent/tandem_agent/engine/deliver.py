@@ -11,16 +11,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from tandem_agent.engine.batches import Batch, First
 from tandem_agent.engine.fetch import Fetcher, Place
 from tandem_agent.engine.filejob import AWAY, DAMAGED, FAILED, FileJob, Outcome, Piece
+from tandem_agent.engine.metadata import Troubles
 from tandem_agent.engine.nodes import Node, NodeWriter
+from tandem_agent.engine.orders import Work, is_small
 from tandem_agent.engine.plan import FrameUse, ReadRange
 from tandem_agent.engine.treewalk import join, show
 from tandem_agent.engine.writer import FileWriter
+from tandem_agent.engine.writerprocesses import WriterProcesses
 from tandem_agent.progress import Progress
 from tandem_protocol.errors import Corrupt, Missing, TandemError, Unavailable
 from tandem_protocol.names import ObjectType
@@ -28,6 +31,8 @@ from tandem_protocol.tree import FILE, Entry
 
 READS_AHEAD = 6
 _AT_ONCE = 256
+_WORTH_SENDING = 64
+_SYNC_EACH = 256 * 1024 * 1024
 _MAX_LOST = 100_000
 
 T = TypeVar("T")
@@ -69,11 +74,18 @@ class Delivery:
         pool: ThreadPoolExecutor,
         tasks: asyncio.TaskGroup,
         progress: Progress,
+        processes: WriterProcesses | None = None,
+        troubles: Troubles | None = None,
+        sync: Callable[[], None] | None = None,
     ) -> None:
+        self._processes, self._troubles = processes or None, troubles or Troubles()
         self._fetcher, self._files, self._nodes = fetcher, files, nodes
         self._pool, self._tasks, self._progress = pool, tasks, progress
         self._slots = asyncio.Semaphore(READS_AHEAD)
         self._last: asyncio.Task[None] | None = None
+        self._begun: asyncio.Event | None = None
+        self._sync, self._syncing = sync, False
+        self._unsynced = 0
         self.delivered = Delivered()
 
     def _work(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
@@ -83,7 +95,23 @@ class Delivery:
         return self._tasks.create_task(work)
 
     async def emit(self, batch: Batch) -> None:
-        """Start a batch's work; on return no batch before it is unfinished."""
+        """Start a batch's work; on return no batch before it is unfinished. So one is planned while one is carried
+        out, whose reads begin when those before have all begun."""
+        before, begun = self._last, self._begun
+        self._begun = asyncio.Event()
+        self._last = self._start(self._carry_out(batch, begun, self._begun, before))
+        if before is not None:
+            await asyncio.wait([before])
+
+    async def _carry_out(
+        self,
+        batch: Batch,
+        turn: asyncio.Event | None,
+        begun: asyncio.Event,
+        before: asyncio.Task[None] | None,
+    ) -> None:
+        if turn is not None:
+            await turn.wait()
         tasks = []
         for i in range(0, len(batch.empty), _AT_ONCE):
             tasks.append(self._start(self._empty(batch.empty[i : i + _AT_ONCE])))
@@ -92,14 +120,7 @@ class Delivery:
         for read in batch.window.ranges():
             await self._slots.acquire()
             tasks.append(self._start(self._range(read)))
-        before = self._last
-        self._last = self._start(self._complete(batch, tasks, before))
-        if before is not None:
-            await asyncio.wait([before])
-
-    async def _complete(
-        self, batch: Batch, tasks: list[asyncio.Task[None]], before: asyncio.Task[None] | None
-    ) -> None:
+        begun.set()
         for task in [*tasks, *([before] if before is not None else [])]:
             await task
         if batch.links:
@@ -114,6 +135,16 @@ class Delivery:
         self.delivered.bytes += outcome.bytes
         self._progress.files += outcome.files
         self._progress.bytes_read += outcome.bytes
+        self._unsynced += outcome.bytes
+        if self._unsynced >= _SYNC_EACH and self._sync is not None and not self._syncing:
+            self._unsynced, self._syncing = 0, True
+            self._start(self._sync_so_far(self._sync))
+
+    async def _sync_so_far(self, sync: Callable[[], None]) -> None:
+        """What is written meanwhile, the last sync need not wait for. It is as true: an error of the disk is told once,
+        to whoever syncs first."""
+        await asyncio.to_thread(sync)
+        self._syncing = False
 
     # Reading and rescuing
 
@@ -137,11 +168,32 @@ class Delivery:
 
     async def _decode(self, read: ReadRange[Piece], data: bytes) -> list[FrameUse[Piece]]:
         pack = self._fetcher.index.pack(read.pack)
-        frames = [self._fetcher.index.frame(use.pack, use.frame) for use in read.frames]
-        write = self._files.write_range
-        outcome = await self._work(write, read, data, pack.kind, pack.key_number, frames)
-        self._count(outcome)
-        return outcome.failed
+        small, others = self._shared_out(read)
+        failed = []
+        for part in filter(None, (small, others)):
+            frames = [self._fetcher.index.frame(use.pack, use.frame) for use in part.frames]
+            work = part, pack.kind, pack.key_number, frames
+            outcome = await self._work(self._write, work, data, part is small)
+            self._count(outcome)
+            failed += outcome.failed
+        return failed
+
+    def _shared_out(self, read: ReadRange[Piece]) -> tuple[ReadRange[Piece] | None, ReadRange[Piece] | None]:
+        """What of it processes write, if there are any, and what threads do. Pieces of larger files belong together."""
+        if self._processes is None or sum(len(use.uses) for use in read.frames) < _WORTH_SENDING:
+            return None, read
+        small = [use for use in read.frames if is_small(use)]
+        others = [use for use in read.frames if not is_small(use)]
+        return (
+            replace(read, frames=small) if small else None,
+            replace(read, frames=others) if others else None,
+        )
+
+    def _write(self, work: Work, data: bytes, elsewhere: bool) -> Outcome:
+        if elsewhere and self._processes is not None:
+            return self._processes.write(work, data, self._troubles)
+        read, kind, key_number, frames = work
+        return self._files.write_range(read, data, kind, key_number, frames)
 
     async def _rescue(self, use: FrameUse[Piece], avoid: set[str]) -> None:
         """Get a frame's wanted blobs from other tiers than those in ``avoid``, then from other places."""

@@ -54,9 +54,9 @@ class FileJob:
         self.writing = 0
         extents = (entry[9] or {}).get("s")
         self.extents: tuple[tuple[int, int], ...] | None = extents
-        self.starts: list[int] = []
+        self.starts: tuple[int, ...] = ()
         if extents is not None:
-            self.starts = list(itertools.accumulate((length for _, length in extents), initial=0))
+            self.starts = tuple(itertools.accumulate((length for _, length in extents), initial=0))
 
     @property
     def path(self) -> bytes:

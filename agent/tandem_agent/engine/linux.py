@@ -82,3 +82,11 @@ def reserve(fd: int, size: int) -> None:
         number = ctypes.get_errno()
         if number not in _UNSUPPORTED:
             raise OSError(number, os.strerror(number))
+
+
+def end_with_parent() -> None:
+    """Let this process be killed when the thread that started it ends, however it ends; where there is no such thing
+    it has to see by itself."""
+    call = getattr(_libc, "prctl", None)
+    if call is not None:
+        call(1, 9)  # PR_SET_PDEATHSIG, SIGKILL

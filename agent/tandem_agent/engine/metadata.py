@@ -11,7 +11,7 @@ import grp
 import os
 import pwd
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tandem_agent.engine.treewalk import join, show
@@ -82,6 +82,18 @@ class Troubles:
                 self._counts[kind] = _Count(1, show(path))
             else:
                 found.number += 1
+
+    def take(self) -> list[tuple[str, int, str]]:
+        """All so far, (kind, number, example) each, to be added elsewhere; none are left here."""
+        with self._lock:
+            counts, self._counts = self._counts, {}
+        return [(kind, count.number, count.example) for kind, count in counts.items()]
+
+    def add_all(self, counts: Iterable[tuple[str, int, str]]) -> None:
+        """What `take` gave."""
+        with self._lock:
+            for kind, number, example in counts:
+                self._counts.setdefault(kind, _Count(0, example)).number += number
 
     def lines(self) -> list[str]:
         with self._lock:

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 MERGE_GAP = 512 * 1024
 MAX_RANGE = 4 * 1024 * 1024
 MAX_BYTES = 512 * 1024 * 1024
-MAX_USES = 50_000
+MAX_USES = 8_000
 
 T = TypeVar("T")
 

@@ -37,9 +37,10 @@ class Conflict(Exception):
 
 
 class Target:
-    """An open target folder. One restore at a time: a second one is `Busy`."""
+    """An open target folder. One restore at a time: a second one is `Busy`. ``root``: it is open already, by the
+    restore that this process writes for."""
 
-    def __init__(self, path: str, overwrite: bool = False) -> None:
+    def __init__(self, path: str, overwrite: bool = False, root: int | None = None) -> None:
         self.shown = path
         self.overwrite = overwrite
         self.umask = _umask()
@@ -49,7 +50,7 @@ class Target:
         self._caches: list[_OpenFolders] = []
         self._lock = threading.Lock()
         self._devices: dict[int, int] = {}
-        self.root = self._open_root(path)
+        self.root = self._open_root(path) if root is None else root
 
     def _open_root(self, path: str) -> int:
         try:
@@ -201,8 +202,8 @@ class Target:
             self.discard(folder, new)  # Renaming one link of a file over another does nothing.
 
     def sync(self) -> None:
-        """Make all of it durable: one call for each file system that was written to."""
-        for fd in self._devices.values():
+        """Make all of it durable that is written: one call for each file system. Any thread, at any time."""
+        for fd in list(self._devices.values()):
             try:
                 sync_file_system(fd)
             except OSError as error:

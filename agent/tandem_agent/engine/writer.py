@@ -9,6 +9,7 @@ id before it is written; a file that misses one is never given its name.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import threading
 
@@ -26,12 +27,21 @@ from tandem_protocol.pack import open_frame, open_frame_into
 from tandem_protocol.seal import content_id
 from tandem_protocol.store import Buffer
 
+Switch = bytearray | mmap.mmap
+
 
 class FileWriter:
     """Writes files into one target. All methods may be called from several threads at once; `Full` and
     `Refused` from any of them end the restore, any other trouble is the one file's."""
 
-    def __init__(self, target: Target, metadata: MetadataWriter, troubles: Troubles, ring: KeyRing) -> None:
+    def __init__(
+        self,
+        target: Target,
+        metadata: MetadataWriter,
+        troubles: Troubles,
+        ring: KeyRing,
+        stop: Switch | None = None,
+    ) -> None:
         self._target, self._metadata, self._troubles = target, metadata, troubles
         self._ring = ring
         self._id_key = ring.content_id_key[1]
@@ -39,7 +49,15 @@ class FileWriter:
         self._open: set[FileJob] = set()
         self._default_owner = (metadata.uid, metadata.gid)
         self._own = threading.local()
-        self.stopped = False
+        self._stop = bytearray(1) if stop is None else stop
+
+    @property
+    def stopped(self) -> bool:
+        """Whether everybody is to leave off; ``stop`` may be shared with other processes."""
+        return self._stop[0] != 0
+
+    def stop(self) -> None:
+        self._stop[0] = 1
 
     def write_range(
         self,
@@ -144,10 +162,11 @@ class FileWriter:
         target, spot, entry, mode = self._target, job.spot, job.entry, job.entry[2]
         folder = target.folder(spot.path)
         plain = spot.fresh and not spot.inherits and job.owner == self._default_owner
-        fd, temporary = target.create(folder, mode & 0o777 if plain else 0o600)
+        bare = plain and entry[9] is None  # A file that is read-only from the start takes no attributes.
+        fd, temporary = target.create(folder, mode & 0o777 if bare else 0o600)
         try:
             write_all(fd, blob, 0)
-            if plain and entry[9] is None and mode & ~target.umask & 0o777 == mode:
+            if bare and mode & ~target.umask & 0o777 == mode:
                 self._metadata.set_time(fd, entry, spot)
             else:
                 self._metadata.apply(fd, entry, job.owner, spot, plain)
@@ -282,7 +301,7 @@ class FileWriter:
                 self._target.discard(self._target.folder(job.spot.path), job.temporary)
                 self._forget(job)
         if error is not None and no_room(error):
-            self.stopped = True
+            self.stop()
             raise translated(error, f"cannot write to {self._target.shown}")
         if first and isinstance(error, FileExistsError):
             self._troubles.add("is there already, not overwritten", job.path)
