@@ -237,6 +237,17 @@ async def test_folders_of_many_names_are_left_to_the_scanner(
     assert set(listed) == {os.fsencode(src), os.fsencode(src / "a")}, "what is in them is seen"
 
 
+async def test_folders_that_hold_none_are_listed_once(
+    repo: EngineRepo, src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six of them hold folders."""
+    asked: list[object] = []
+    real = os.scandir
+    monkeypatch.setattr(forerun.os, "scandir", lambda fd: asked.append(fd) or real(fd))
+    seen(src, among=3)
+    assert len(asked) == 2 * 6
+
+
 async def test_several_sources_one_in_another_and_the_same_again(
     repo: EngineRepo, src: Path, listed: list[bytes]
 ) -> None:

@@ -102,6 +102,10 @@ class Forerun:
             names = names_in(fd)
             if len(names) <= MOST_NAMES:
                 return self._look(path, fd, st, names)
+        if (
+            st.st_nlink == 2
+        ):  # no folder in it, where file systems count so; where they do not, only time is lost
+            return []
         with os.scandir(fd) as entries:
             found = [os.fsencode(e.name) for e in entries if e.is_dir(follow_symlinks=False)]
         if self._left_out.any:
