@@ -183,6 +183,26 @@ def test_what_ends_the_restore(
     assert not list((tmp_path / "out").rglob(".tandem-part-*"))
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_those_that_have_ended_before_are_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: Callable[[], WriterProcesses], number: int
+) -> None:
+    fork, pids = os.fork, []
+
+    def noted() -> int:
+        pids.append(fork())
+        return pids[-1]
+
+    monkeypatch.setattr(os, "fork", noted)
+    made = processes()
+    for pid in pids[:number]:
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    repo = SmallRepo()
+    result = run(repo, repo.snapshot(tree()), tmp_path, "out", made)
+    assert (result.exit_code, result.files) == (0, 130)
+
+
 def test_they_end_with_whoever_started_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     pids = []

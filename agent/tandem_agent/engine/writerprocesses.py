@@ -18,7 +18,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tandem_agent.engine.filejob import Outcome
 from tandem_agent.engine.linux import end_with_parent
@@ -46,21 +46,24 @@ _PATIENCE_S = 0.2
 class WriterProcesses:
     """The restore's side. ``stop``, which all share, ends the work of all of them soon."""
 
-    def __init__(self, links: list[socket.socket], stop: Switch) -> None:
+    def __init__(self, links: Sequence[socket.socket], stop: Switch) -> None:
         self.stop = stop
-        self._links = links
+        self._links = list(links)
         self._free: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
 
     def __bool__(self) -> bool:
         return bool(self._links)
 
     def begin(self, target: Target, ring: KeyRing) -> None:
-        """Tell them where they write and the keys of what they open. Before any work, once."""
-        for link in self._links:
-            about = encode_keys(ring)
-            socket.send_fds(link, [bytes([target.overwrite])], [target.root])
-            _send(link, about, target.shown.encode("utf-8", "surrogateescape"))
-            self._free.put(link)
+        """Tell them where they write and the keys of what they open. Before any work, once. Those that have ended by
+        then are not missed."""
+        for link in list(self._links):
+            try:
+                socket.send_fds(link, [bytes([target.overwrite])], [target.root])
+                _send(link, encode_keys(ring), target.shown.encode("utf-8", "surrogateescape"))
+                self._free.put(link)
+            except OSError:
+                self._links.remove(link)
 
     def write(self, work: Work, data: Buffer, troubles: Troubles) -> Outcome:
         """As `FileWriter.write_range`, by a process that has nothing else to do; waits for both."""
