@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tandem_agent.engine.attributes import KINDS, extras_of
 from tandem_agent.engine.channel import Stopped
+from tandem_agent.engine.entries import EntryMaker
 from tandem_agent.engine.events import Draft, Enter, Event, Leave, Pending, Removed, Segment
 from tandem_agent.engine.filereader import AHEAD, FileReader
 from tandem_agent.engine.filescache import FilesCache, Row
@@ -32,15 +32,14 @@ from tandem_agent.engine.folders import (
 from tandem_agent.engine.forerun import Identity, Line
 from tandem_agent.engine.forerunners import Forerunners
 from tandem_agent.engine.options import LeftOut, ScanOptions
-from tandem_agent.engine.seen import STAT_FIELDS, stats_digest, totals
+from tandem_agent.engine.seen import STAT_FIELDS, Totals, stats_digest, totals
 from tandem_agent.engine.troubles import Warnings
 from tandem_agent.progress import Progress
 from tandem_protocol.pack import SMALL_FILE
-from tandem_protocol.tree import DIR, SYMLINK
+from tandem_protocol.tree import DIR
 
 OPEN_FOLDERS = 64
 RACY_NS = 2_000_000_000
-_SECOND = 1_000_000_000
 
 
 @dataclass(slots=True)
@@ -92,6 +91,7 @@ class Scanner:
         self._trusted = trusted
         self._has = has
         self._reader = reader
+        self.entries = EntryMaker(reader.attributes, warnings)
         self._emit = emit
         self._progress = progress
         self._warnings = warnings
@@ -119,7 +119,7 @@ class Scanner:
             self._warnings.add_error(path, error)
             return None
         had = bool(self._cache.rows(path))
-        entry = self.folder_entry(os.path.basename(self._source), st, fd, path)
+        entry = self.entries.folder(os.path.basename(self._source), st, fd, path)
         before = self._counted.files + self._counted.folders + self._counted.others
         stack = [self._enter(path, fd, st.st_dev, st.st_ino)]
         while stack:
@@ -162,7 +162,7 @@ class Scanner:
                 fd, gone = -1, True
         entries = level.segment.entries if level.segment is not None else []
         if entries and isinstance(st, os.stat_result):
-            entries[index] = self.folder_entry(name, st, fd, path)
+            entries[index] = self.entries.folder(name, st, fd, path)
         self._counted.folders += 1
         self._progress.dirs += 1
         if fd < 0 or (self._options.one_file_system and st.st_dev != self._source_device):
@@ -219,13 +219,7 @@ class Scanner:
 
     def _unchanged(self, path: bytes, fd: int, line: Line, row: Row) -> _Level:
         """A folder in which a forerunner saw what the last backup saw."""
-        files, others, size = line.totals
-        counted, progress = self._counted, self._progress
-        counted.files += files
-        counted.others += others
-        counted.bytes += size
-        progress.files += files
-        progress.bytes_read += size
+        self._add(line.totals, line.totals.bytes)
         level = _Level(path, fd, *line.folder, iter(()))
         level.children = [(-1, name, which) for name, which in reversed(line.folders)]
         level.segment = Segment([], [], row, len(line.folders), [])
@@ -275,16 +269,19 @@ class Scanner:
         return kept, stats, numbers
 
     def _count(self, numbers: list[int], folders: int, believed: bool) -> None:
-        files, others, size = totals(numbers, folders)
-        small = size
-        if not believed and size >= SMALL_FILE:  # large ones count as they are read
+        found = totals(numbers, folders)
+        small = found.bytes
+        if not believed and small >= SMALL_FILE:  # large ones count as they are read
             modes, sizes = numbers[4::STAT_FIELDS], numbers[1::STAT_FIELDS]
             small = sum([s for s, m in zip(sizes, modes, strict=True) if s < SMALL_FILE and stat.S_ISREG(m)])
+        self._add(found, small)
+
+    def _add(self, found: Totals, small: int) -> None:
         counted, progress = self._counted, self._progress
-        counted.files += files
-        counted.others += others
-        counted.bytes += size
-        progress.files += files
+        counted.files += found.files
+        counted.others += found.others
+        counted.bytes += found.bytes
+        progress.files += found.files
         progress.bytes_read += small
 
     def _believe(self, row: Row) -> bool:
@@ -348,7 +345,7 @@ class Scanner:
             elif mode == 0o100000:
                 entry = read_file(folder, name, st, prefix + name)
             else:
-                entry = self.special(folder, name, st, prefix + name)
+                entry = self.entries.special(folder, name, st, prefix + name)
             entries.append(entry)
             if st.st_ctime_ns >= racy or st.st_mtime_ns >= racy:
                 numbers[at + 3] = -1  # could change once more without its times showing it
@@ -395,52 +392,10 @@ class Scanner:
         """Contents begun since the last `Segment`, which the next one is to wait for."""
         return self._reader.flush_chunks()
 
-    # Entries without content of their own
-
-    def folder_entry(self, name: bytes, st: os.stat_result, fd: int, path: bytes) -> Draft:
-        """A folder's entry, with the attributes of the open ``fd`` (none if it is -1)."""
-        attributes = None
-        if fd >= 0:
-            attributes = self._reader.attributes.read(fd, st.st_dev, path)
-        return _entry(name, st, 0, None, extras_of(st, DIR, attributes) if attributes else None)
-
-    def leading_entry(self, name: bytes, st: os.stat_result, path: bytes) -> Draft:
-        """The entry of a folder that only leads to a source."""
-        try:
-            fd = open_folder(path, None, follow=True)
-        except OSError:  # it may be entered and not listed, which is enough to reach the source
-            return self.folder_entry(name, st, -1, path)
-        try:
-            return self.folder_entry(name, st, fd, path)
-        finally:
-            os.close(fd)
-
     def single(self, folder: int, name: bytes, st: os.stat_result, path: bytes) -> Draft | None:
         """The entry of a source that is not a folder, in the open ``folder``."""
         if stat.S_ISREG(st.st_mode):
             self._count([0, st.st_size, 0, 0, st.st_mode], 0, believed=False)
             return self._reader.entry(folder, name, st, path)
         self._count([0, 0, 0, 0, st.st_mode], 0, believed=False)
-        return self.special(folder, name, st, path)
-
-    def special(self, folder: int, name: bytes, st: os.stat_result, path: bytes) -> Draft | None:
-        """A symlink, device, FIFO or socket. It is never opened."""
-        kind = KINDS.get(stat.S_IFMT(st.st_mode))
-        if kind is None:
-            self._warnings.add(path, "is of a kind that cannot be backed up")
-            return None
-        try:
-            content = os.readlink(name, dir_fd=folder) if kind == SYMLINK else b""
-        except OSError as error:
-            self._warnings.add_error(path, error)
-            return None
-        attributes = self._reader.attributes.read(b"/proc/self/fd/%d/%s" % (folder, name), st.st_dev, path)
-        return _entry(name, st, len(content), content, extras_of(st, kind, attributes))
-
-
-def _entry(
-    name: bytes, st: os.stat_result, size: int, content: bytes | None, extras: dict[str, object] | None
-) -> Draft:
-    seconds, rest = divmod(st.st_mtime_ns, _SECOND)
-    kind = KINDS[stat.S_IFMT(st.st_mode)]
-    return (kind, name, st.st_mode & 0o7777, st.st_uid, st.st_gid, seconds, rest, size, content, extras)
+        return self.entries.special(folder, name, st, path)

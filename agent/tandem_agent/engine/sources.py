@@ -69,7 +69,7 @@ class SourceWalk:
                 self._missing.append(path)
                 return None
             self._above(path, node)
-            return self._scanner.leading_entry(name, st, path)
+            return self._scanner.entries.leading(name, st, path)
         if not stat.S_ISDIR(st.st_mode):
             return self._counted(path, self._single(path, name, st))
         return self._walk(path, node, st)
