@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from .history import Live, LiveObject
@@ -83,7 +83,7 @@ def next_number(head: int, seen: Iterable[int]) -> int:
 
 
 def usable_packs(
-    live: Live, targets: Iterable[TierFacts], naming: Mapping[bytes, Iterable[bytes]]
+    live: Live, targets: Iterable[TierFacts], naming: Mapping[bytes, Collection[bytes]]
 ) -> set[bytes]:
     """The packs that deduplication may refer to: good on every target, as is a live index segment naming
     them. ``naming``: pack name to the names of the segments that name it."""
@@ -93,12 +93,14 @@ def usable_packs(
         found = live.get(name)
         # Dead on a tier that is no target: what refers to it would come there without it, so it is stored again.
         usable = found is not None and found.type is kind and not found.dead
-        return usable and found is not None and all(t.holds_last(found) for t in targets)
+        return usable and found is not None and all(target.holds_last(found) for target in targets)
 
+    segments = {name for names in naming.values() for name in names}
+    named_by = {name for name in segments if good(name, ObjectType.INDEX)}
     return {
         pack
-        for pack, segments in naming.items()
-        if good(pack, ObjectType.PACK) and any(good(segment, ObjectType.INDEX) for segment in segments)
+        for pack, names in naming.items()
+        if not named_by.isdisjoint(names) and good(pack, ObjectType.PACK)
     }
 
 
