@@ -40,9 +40,8 @@ COUNTS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark as the command line says."""
     options = _options(arguments)
-    os.environ.pop(
-        "PYTHONDONTWRITEBYTECODE", None
-    )  # an installed program is compiled once, not at every start
+    # An installed program is compiled once, not at every start.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if options.nice:
         machine.prefer(options.nice)
     if "borg" not in options.without:

@@ -159,7 +159,7 @@ def test_the_dict_becomes_runs_and_runs_are_merged(folder: str, monkeypatch: pyt
     index.flush()
     counts = [run.count for run in index._runs]
     assert len(index) == sum(counts) - 40 == 4000 and len(counts) <= 3
-    assert all(older >= 2 * newer for newer, older in itertools.pairwise(counts))
+    assert all(older >= 2 * newer for older, newer in itertools.pairwise(counts))
     assert {name for name in os.listdir(folder) if name.startswith("run")} == {
         os.path.basename(run.path) for run in index._runs
     }

@@ -204,26 +204,27 @@ class BlobIndex:
                 if len(records) != self._delta_count:  # some have several places
                     records = split_records(b"".join(records))
                 write_records(path, records)
-                self._runs = (self._open(path), *self._runs)
+                self._runs = (*self._runs, self._open(path))
                 self._delta, self._delta_count = {}, 0
             if len(self._runs) > most_runs or most_runs == _MOST_RUNS:
                 self._merge()
 
     def _merge(self) -> None:
-        """A lookup asks every run, so they are few; each is much larger than the one before it, so that not all is
-        written again each time."""
-        runs, total, some = self._runs, 0, 0
-        for number, run in enumerate(runs):
-            if run.count < 2 * total:
-                some = number + 1
-            total += run.count
-        some = max(some, len(runs) - _MOST_RUNS + 1 if len(runs) > _MOST_RUNS else 0)
-        if not some:
+        """A lookup asks every run, the first and largest first, so they are few; each is much larger than the next, so
+        that not all is written again each time."""
+        runs, total, kept = self._runs, 0, len(self._runs)
+        for number in reversed(range(len(runs))):
+            if runs[number].count < 2 * total:
+                kept = number
+            total += runs[number].count
+        if len(runs) > _MOST_RUNS:
+            kept = min(kept, _MOST_RUNS - 1)
+        if kept == len(runs):
             return
         path = self._new_path()
-        write_merged(path, runs[:some])
-        self._runs = (self._open(path), *runs[some:])
-        for run in runs[:some]:
+        write_merged(path, runs[kept:])
+        self._runs = (*runs[:kept], self._open(path))
+        for run in runs[kept:]:
             if os.path.basename(run.path) not in self._flushed:
                 os.unlink(run.path)
 
@@ -252,11 +253,10 @@ class BlobIndex:
 
 def _is_in(records: bytes, eligible: PackSet) -> bool:
     """Whether one of them is of a pack that is ``eligible``."""
-    for at in range(KEY, len(records), SIZE):
-        (number,) = _pack_number(records, at)
-        if number < len(eligible) and eligible[number]:
-            return True
-    return False
+    if len(records) == SIZE:
+        number: int = _pack_number(records, KEY)[0]
+        return number < len(eligible) and eligible[number] == 1
+    return any(_is_in(records[at : at + SIZE], eligible) for at in range(0, len(records), SIZE))
 
 
 def _replace(folder: str, name: str, data: bytes) -> None:
