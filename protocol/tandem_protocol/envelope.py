@@ -72,8 +72,11 @@ def pack_header(
     return _HEADER.pack(MAGIC, doc_type, version, suite, key_number)
 
 
-def read_header(data: Buffer, expect: Collection[DocType], suite: int | None = None) -> Header:
-    """The header of ``data``, which must be one of the ``expect``ed types (and of ``suite``, if given).
+def read_header(
+    data: Buffer, expect: Collection[DocType], suite: int | None = None, newest: int = VERSION
+) -> Header:
+    """The header of ``data``, which must be one of the ``expect``ed types (and of ``suite``, if given), in a version
+    up to ``newest``.
 
     Raises `Unsupported` for a newer version or suite, `Corrupt` for everything else.
     """
@@ -85,8 +88,8 @@ def read_header(data: Buffer, expect: Collection[DocType], suite: int | None = N
         raise Corrupt(f"{what} does not begin with a header of Tandem")
     if number not in expect:
         raise Corrupt(f"found an object of type {number} where {what} should be")
-    if version > VERSION:
-        raise Unsupported(f"{what} has format version {version}, this program knows {VERSION}", UPGRADE)
+    if version > newest:
+        raise Unsupported(f"{what} has format version {version}, this program knows {newest}", UPGRADE)
     if found_suite > SUITE_SEALED:
         raise Unsupported(f"{what} is sealed with unknown suite {found_suite}", UPGRADE)
     if suite is not None and found_suite != suite:

@@ -2,6 +2,8 @@
 
     header (12) | frames … | trailer: header again (12), nonce, ciphertext, tag | u32be trailer length
 
+The version in the header says in which form the trailer lists them; frames are the same in both.
+
 A builder fills one preallocated buffer and belongs to one thread at a time; everything else is pure.
 Which blobs go together, when a pack is full enough, and sending it are for the engine.
 """
@@ -25,7 +27,16 @@ from .envelope import (
 )
 from .errors import Corrupt, Unsupported
 from .fields import Fields
-from .frames import LENGTH_SIZE, MAX_PACK, RECORD_SIZE, Frame, decode_frames, encode_frames
+from .frames import (
+    LENGTH_SIZE,
+    MAX_PACK,
+    RECORD_SIZE,
+    Frame,
+    Table,
+    decode_frames,
+    encode_table,
+    table_room,
+)
 from .keys import KeyRing
 from .names import object_name
 from .seal import (
@@ -49,6 +60,9 @@ SMALL_FILE = 128 << 10
 DEFAULT_CAPACITY = 32 << 20
 MAX_BLOBS = 1 << 16
 PACK_TYPES = (DocType.DATA_PACK, DocType.TREE_PACK)
+
+FORM = 2
+"""Of the trailers that are written: the version in the header."""
 
 _LENGTH = struct.Struct(">I")
 _TRAILER_PART = b"trailer"
@@ -143,7 +157,7 @@ class PackBuilder:
             raise ValueError("the buffer is smaller than the pack may get")
         self._key_number = ring.current_key(kind)
         self._cipher = ring.cipher(kind, self._key_number)
-        self._header = pack_header(kind, suite=SUITE_SEALED, key_number=self._key_number)
+        self._header = pack_header(kind, FORM, SUITE_SEALED, self._key_number)
         self._view[:HEADER_SIZE] = self._header
         self._used = HEADER_SIZE
         self._blobs = 0
@@ -157,7 +171,7 @@ class PackBuilder:
     def room(self, raw_length: int, blobs: int = 1) -> bool:
         """Whether a frame of ``raw_length`` bytes fits for certain, with its lines of the trailer."""
         total = self._blobs + blobs
-        trailer = (len(self.frames) + 1) * RECORD_SIZE + total * (ID_SIZE + LENGTH_SIZE)
+        trailer = table_room(len(self.frames) + 1, total)
         needed = self._used + raw_length + OVERHEAD + trailer + _TRAILER_FIXED
         return total <= MAX_BLOBS and needed <= self._capacity
 
@@ -191,7 +205,7 @@ class PackBuilder:
         """Write the trailer and name the pack. The builder is of no more use after it."""
         if not self.frames:
             raise ValueError("a pack without frames")
-        listing = encode({"content_id_key": self._ring.content_id_key[0], **encode_frames(self.frames)})
+        listing = encode({"content_id_key": self._ring.content_id_key[0], **encode_table([self.frames])})
         sealed = seal_part(
             self._cipher, self._repository_id, self._kind, self._key_number, listing, _TRAILER_PART
         )
@@ -218,7 +232,7 @@ def read_trailer(ring: KeyRing, tail: Buffer, pack_size: int) -> Trailer:
     if len(tail) < span:
         raise Corrupt("a pack's trailer is cut short")
     trailer = memoryview(tail)[len(tail) - span : len(tail) - _LENGTH.size]
-    header = read_header(trailer, PACK_TYPES, SUITE_SEALED)
+    header = read_header(trailer, PACK_TYPES, SUITE_SEALED, FORM)
     cipher = ring.cipher(header.type, header.key_number)
     listing = open_part(
         cipher, ring.repository_id, header.type, header.key_number, trailer[HEADER_SIZE:], _TRAILER_PART
@@ -226,7 +240,11 @@ def read_trailer(ring: KeyRing, tail: Buffer, pack_size: int) -> Trailer:
     fields = Fields(decode_map(listing, MAX_TRAILER, what="pack trailer"), "pack trailer")
     if fields.int("content_id_key", 1, 2**32 - 1) != ring.content_id_key[0]:
         raise Corrupt("a pack is of another content-id key than this key ring")
-    frames = decode_frames(fields, pack_size - span, MAX_BLOBS, "pack trailer")
+    if header.version == 1:
+        frames = decode_frames(fields, pack_size - span, MAX_BLOBS, "pack trailer")
+    else:
+        table = Table(fields, MAX_BLOBS, "pack trailer")
+        [frames] = table.split([table.frames], [pack_size - span])
     return Trailer(header.type, header.key_number, frames)
 
 

@@ -185,6 +185,11 @@ def compress(data: Buffer, level: int = 1) -> tuple[int, Buffer]:
     return (CODEC_ZSTD, payload) if len(payload) < size - size // 64 else (CODEC_RAW, data)
 
 
+def compress_always(data: Buffer, level: int) -> bytes:
+    """``data`` as a payload of codec zstd, whether that is smaller or not."""
+    return _compressor(level).compress(data)
+
+
 def decompress(codec: int, payload: Buffer, raw_length: int) -> bytes:
     """The ``raw_length`` bytes that ``payload`` stands for; never more memory than that is asked for.
 

@@ -74,7 +74,7 @@ def test_bytes_too_many(sample: Sample) -> None:
 
 def test_one_object_for_another(sample: Sample) -> None:
     for other in SAMPLES.values():
-        if other is not sample and not (sample.name.endswith("pack") and other.name.endswith("pack")):
+        if other is not sample and other.name.split()[-1] != sample.name.split()[-1]:
             assert is_error(outcome(sample, other.data))
 
 
@@ -83,8 +83,8 @@ def test_a_newer_version_says_to_upgrade(name: str) -> None:
     sample = SAMPLES[name]
     damaged = bytearray(sample.data)
     if sample.name.endswith("pack"):  # a pack is read from its end, where the trailer repeats the header
-        damaged[damaged.rindex(b"TNDM") + 5] = 2
-    damaged[5] = 2
+        damaged[damaged.rindex(b"TNDM") + 5] = 3
+    damaged[5] = 3
     with pytest.raises(Unsupported) as caught:
         sample.read(bytes(damaged))
     assert caught.value.remedy == "upgrade tandem"

@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 import msgpack
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.formats import ids_of, make_ring, verify_pack
@@ -142,12 +143,63 @@ def test_any_entry_of_a_segment(change: dict[str, Any]) -> None:
     """Sealed by someone who has the keys."""
     frame = Frame(12, 100, 60, 0, 0, bytes(32), bytes(32), [60])
     good = index.PackEntry(bytes(32), 300, 1, DocType.DATA_PACK, 1, [frame])
-    data = index.encode_segment(RING, [good])
+    data = index.encode_segment(RING, [good], 1)
     place = (RING.cipher(DocType.INDEX_SEGMENT, 1), RING.repository_id, DocType.INDEX_SEGMENT, 1)
     body = envelope.decode_map(seal.open_part(*place, data[12:]), 1 << 20)
     body["packs"][0].update(change)
     with contextlib.suppress(Corrupt):
         index.decode_segment(RING, data[:12] + seal.seal_part(*place, envelope.encode(body)))
+
+
+@st.composite
+def packs(draw: st.DrawFn) -> list[index.PackEntry]:
+    """Packs as any writer might make them: gaps between frames, several codecs, one blob under another frame id."""
+    found = []
+    for _ in range(draw(st.integers(0, 5))):
+        made, end = [], 12
+        for _ in range(draw(st.integers(0, 5))):
+            lengths = draw(st.lists(st.integers(1, 1 << 20), min_size=1, max_size=7))
+            ids = b"".join(draw(st.binary(min_size=32, max_size=32)) for _ in lengths)
+            frame_id = ids[:32] if draw(st.booleans()) else draw(st.binary(min_size=32, max_size=32))
+            offset, sealed = end + draw(st.integers(0, 300)), draw(st.integers(41, 9 << 20))
+            codec, dictionary = draw(st.integers(0, 255)), draw(UINT32)
+            made.append(Frame(offset, sealed, sum(lengths), codec, dictionary, frame_id, ids, lengths))
+            end = offset + sealed
+        name, revision = draw(st.binary(min_size=32, max_size=32)), draw(st.integers(1, 2**64 - 1))
+        key_number, kind = draw(st.integers(1, 2**32 - 1)), draw(st.sampled_from(pack.PACK_TYPES))
+        found.append(index.PackEntry(name, end + draw(st.integers(0, 99)), revision, kind, key_number, made))
+    return found
+
+
+@given(packs(), st.sampled_from([1, 2]))
+@settings(max_examples=60)
+def test_segments_come_back(found: list[index.PackEntry], form: int) -> None:
+    assert index.decode_segment(RING, index.encode_segment(RING, found, form)) == found
+
+
+@given(
+    packs(),
+    st.dictionaries(
+        st.sampled_from(["packs", "names", "frames", "blobs", "ids", "frame_ids", "columns"]),
+        JUNK | st.integers(0, 70_000) | st.binary(max_size=3000),
+    ),
+    st.binary(max_size=40),
+    st.integers(0, 2000),
+)
+def test_any_table(found: list[index.PackEntry], change: dict[str, Any], edit: bytes, at: int) -> None:
+    """Form 2, sealed by someone who has the keys: any field, and any part of what is compressed."""
+    data = index.encode_segment(RING, found)
+    place = (RING.cipher(DocType.INDEX_SEGMENT, 1), RING.repository_id, DocType.INDEX_SEGMENT, 1)
+    body = envelope.decode_map(seal.open_part(*place, data[12:]), 1 << 20)
+    columns = zstandard.decompress(body["columns"])
+    body["columns"] = seal.compress_always(columns[:at] + edit + columns[at + len(edit) :], 1)
+    body.update(change)
+    with contextlib.suppress(Corrupt):
+        for entry in index.decode_segment(RING, data[:12] + seal.seal_part(*place, envelope.encode(body))):
+            ends = [frame.offset + frame.sealed_length for frame in entry.frames]
+            assert ends == sorted(ends) and max(ends, default=0) <= entry.size <= 64 << 20
+            assert all(sum(f.lengths) == f.raw_length <= 8 << 20 and min(f.lengths) for f in entry.frames)
+            assert all(len(f.ids) == 32 * len(f.lengths) and len(f.frame_id) == 32 for f in entry.frames)
 
 
 @given(st.dictionaries(st.sampled_from(["backup_id", "root", "host", "sources", "stats", "zone"]), JUNK))

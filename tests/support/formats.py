@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tandem_protocol import envelope, index, keys, lists, pack, snapshot, tree
+from tandem_protocol import envelope, frames, index, keys, lists, pack, snapshot, tree
 from tandem_protocol.envelope import DocType
 from tandem_protocol.errors import Corrupt
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.names import ObjectType
-from tandem_protocol.seal import Buffer, content_id
+from tandem_protocol.seal import Buffer, content_id, seal_part
 
 PHRASE = "correct horse battery staple"
 AGENT_KEY = bytes(range(32))
@@ -55,6 +55,16 @@ def make_pack(ring: KeyRing, kind: DocType = DocType.DATA_PACK, seed: int = 2) -
     noise = source.randbytes(300)
     builder.add_frame(noise, ids_of(ring, [noise]), [len(noise)])
     return builder.finish()
+
+
+def old_trailer(ring: KeyRing, made: pack.SealedPack) -> bytes:
+    """The pack with a trailer of form 1, as older programs wrote it."""
+    header = envelope.pack_header(made.kind, 1, envelope.SUITE_SEALED, made.key_number)
+    listing = envelope.encode({"content_id_key": ring.content_id_key[0], **frames.encode_frames(made.frames)})
+    place = (ring.cipher(made.kind, made.key_number), ring.repository_id, made.kind, made.key_number)
+    trailer = header + seal_part(*place, listing, b"trailer")
+    front = bytes(made.data)[12 : made.frames[-1].offset + made.frames[-1].sealed_length]
+    return header + front + trailer + len(trailer).to_bytes(4, "big")
 
 
 def sample_entries() -> list[tree.Entry]:
@@ -114,7 +124,8 @@ def verify_pack(ring: KeyRing, whole: Buffer) -> pack.Trailer:
     or if there is anything but zeros between the frames."""
     data = bytes(whole)
     trailer = pack.read_trailer(ring, data, len(data))
-    header = envelope.pack_header(trailer.kind, suite=envelope.SUITE_SEALED, key_number=trailer.key_number)
+    span = pack.trailer_span(data[-4:], len(data))
+    header = data[-span:][: envelope.HEADER_SIZE]
     if not data.startswith(header):
         raise Corrupt("a pack's header and trailer differ")
     free = len(header)
@@ -126,7 +137,7 @@ def verify_pack(ring: KeyRing, whole: Buffer) -> pack.Trailer:
         if ids_of(ring, blobs) != frame.ids or any(data[free : frame.offset]):
             raise Corrupt("a frame is not what the trailer says")
         free = end
-    if any(data[free : len(data) - pack.trailer_span(data[-4:], len(data))]):
+    if any(data[free : len(data) - span]):
         raise Corrupt("a pack with something between its frames and its trailer")
     return trailer
 
@@ -155,7 +166,9 @@ def samples() -> list[Sample]:
         Sample("agent slot", agent, lambda d: keys.open_slot_with_agent_key(d, AGENT_KEY)),
         Sample("data pack", bytes(data_pack.data), lambda d: verify_pack(ring, d)),
         Sample("tree pack", bytes(tree_pack.data), lambda d: verify_pack(ring, d)),
+        Sample("old pack", old_trailer(ring, data_pack), lambda d: verify_pack(ring, d)),
         Sample("index", index.encode_segment(ring, entries), lambda d: index.decode_segment(ring, d)),
+        Sample("old index", index.encode_segment(ring, entries, 1), lambda d: index.decode_segment(ring, d)),
         Sample(
             "snapshot",
             snapshot.encode_snapshot(ring, make_snapshot()),

@@ -25,10 +25,10 @@ Place = tuple[int, int, int, tuple[int, ...], bytes]  # see `places`
 # The header
 
 
-def header(data: bytes, types: set[int], suite: int) -> tuple[int, int]:
+def header(data: bytes, types: set[int], suite: int, version: int = 1) -> tuple[int, int]:
     """(type, key number)"""
-    magic, kind, version, found, zero, number = struct.unpack(">4sBBBBI", data[:12])
-    assert (magic, version, found, zero) == (b"TNDM", 1, suite, 0) and kind in types
+    magic, kind, said, found, zero, number = struct.unpack(">4sBBBBI", data[:12])
+    assert (magic, said, found, zero) == (b"TNDM", version, suite, 0) and kind in types
     return kind, number
 
 
@@ -97,6 +97,51 @@ def open_slot(data: bytes, passphrase: str) -> Ring | None:
 # Packs and index segments
 
 
+def column(data: bytes, count: int, width: int) -> tuple[list[int], bytes]:
+    """The first column of ``data``, and what follows it."""
+    rows = [data[row * count : (row + 1) * count] for row in range(width)]
+    return [int.from_bytes(bytes(digits), "big") for digits in zip(*rows, strict=True)], data[count * width :]
+
+
+def records(table: dict[str, Any], counts: list[int] | None, data: bytes) -> list[dict[str, Any]]:
+    """For each pack the columns of form 1, made from those of form 2 in ``data``."""
+    frames, blobs = table["frames"], table["blobs"]
+    gaps, data = column(data, frames, 4)
+    saved, data = column(data, frames, 4)
+    codecs, data = column(data, frames, 1)
+    dictionaries, data = column(data, frames, 4)
+    in_frame, data = column(data, frames, 4)
+    own, data = column(data, frames, 1)
+    lengths, data = column(data, blobs, 4)
+    assert not data
+    packs, frame, blob, own_id = [], 0, 0, 0
+    for count in [frames] if counts is None else counts:
+        end, first, made = 12, blob, b""
+        for i in range(frame, frame + count):
+            raw = sum(lengths[blob : blob + in_frame[i]])
+            sealed = (raw + 40 - saved[i]) % 2**32
+            if own[i]:
+                frame_id = table["frame_ids"][32 * own_id : 32 * own_id + 32]
+                own_id += 1
+            else:
+                frame_id = table["ids"][32 * blob : 32 * blob + 32]
+            numbers = (end + gaps[i], sealed, raw, codecs[i], dictionaries[i], in_frame[i])
+            made += struct.pack(">IIIB3xII32s", *numbers, frame_id)
+            end += gaps[i] + sealed
+            blob += in_frame[i]
+        frame += count
+        packed = struct.pack(f">{blob - first}I", *lengths[first:blob])
+        packs.append({"frames": made, "ids": table["ids"][32 * first : 32 * blob], "lengths": packed})
+    assert (frame, blob, 32 * own_id) == (frames, blobs, len(table["frame_ids"]))
+    return packs
+
+
+def unfold(table: dict[str, Any], packs: int = 0) -> bytes:
+    size = packs * 21 + table["frames"] * 18 + table["blobs"] * 4
+    assert zstandard.get_frame_parameters(table["columns"]).content_size == size
+    return zstandard.ZstdDecompressor().decompress(table["columns"])
+
+
 def places(kind: int, number: int, columns: dict[str, Any]) -> list[tuple[bytes, Place]]:
     """(content id, place) of every blob; a place is (pack type, key number, position in frame, record, …id)."""
     found = []
@@ -118,20 +163,38 @@ def places(kind: int, number: int, columns: dict[str, Any]) -> list[tuple[bytes,
 def read_trailer(ring: Ring, pack: bytes) -> list[tuple[bytes, Place]]:
     length = struct.unpack(">I", pack[-4:])[0]
     trailer = pack[-4 - length : -4]
-    kind, number = header(trailer, {7, 8}, 1)
+    form = trailer[5]
+    kind, number = header(trailer, {7, 8}, 1, 1 if form == 1 else 2)
     assert trailer[:12] == pack[:12]
-    return places(kind, number, sealed_map(ring, kind, number, trailer[12:], b"trailer"))
+    body = sealed_map(ring, kind, number, trailer[12:], b"trailer")
+    return places(kind, number, body if form == 1 else records(body, None, unfold(body))[0])
 
 
 def read_segment(ring: Ring, data: bytes) -> list[tuple[bytes, bytes, Place]]:
     """(content id, pack name, place) of every blob."""
-    kind, number = header(data, {9}, 1)
+    kind, number = header(data, {9}, 1, 1 if data[5] == 1 else 2)
     body = sealed_map(ring, kind, number, data[12:])
     assert body["content_id_key"] == ring["content_id"][0]
+    packs = body["packs"] if data[5] == 1 else packs_of(body)
     return [
         (content_id, pack["name"], place)
-        for pack in body["packs"]
+        for pack in packs
         for content_id, place in places(pack["kind"], pack["key_number"], pack)
+    ]
+
+
+def packs_of(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The packs of a segment of form 2 as those of form 1 have them."""
+    count, names = body["packs"], body["names"]
+    data = unfold(body, count)
+    _sizes, data = column(data, count, 4)
+    _revisions, data = column(data, count, 8)
+    kinds, data = column(data, count, 1)
+    key_numbers, data = column(data, count, 4)
+    frames, data = column(data, count, 4)
+    return [
+        {"name": names[32 * i : 32 * i + 32], "kind": kinds[i], "key_number": key_numbers[i], **columns}
+        for i, columns in enumerate(records(body, frames, data))
     ]
 
 

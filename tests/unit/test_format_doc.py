@@ -60,10 +60,12 @@ def test_a_pack_and_its_index_segment(kind: DocType) -> None:
     texts = [b"all work and no play " * count for count in (1, 5, 9)]
     assert [blobs[content_id(RING.content_id_key[1], text)] for text in texts] == texts
     assert len(blobs) == 4
-    segment = index.encode_segment(RING, [index.entry_of(made, 1)])
-    assert minireader.read_segment(ring, segment) == [
-        (content, made.name, place) for content, place in minireader.read_trailer(ring, data)
-    ]
+    in_trailer = minireader.read_trailer(ring, data)
+    assert in_trailer == minireader.read_trailer(ring, formats.old_trailer(RING, made))
+    for form in (1, 2):
+        segment = index.encode_segment(RING, [index.entry_of(made, 1)] * 2, form)
+        named = [(content, made.name, place) for content, place in in_trailer]
+        assert minireader.read_segment(ring, segment) == named * 2
 
 
 def test_a_page_a_snapshot_and_a_list() -> None:

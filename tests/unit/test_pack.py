@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from tests.support.formats import ids_of, make_pack, make_ring, verify_pack
+from tests.support.formats import ids_of, make_pack, make_ring, old_trailer, verify_pack
 
 from tandem_protocol import pack
 from tandem_protocol.envelope import DocType, decode_map, encode
@@ -33,6 +33,7 @@ def test_a_pack_comes_back_from_its_bytes_alone(kind: DocType) -> None:
     assert made.name == object_name(data)
     trailer = pack.read_trailer(RING, data[-pack.trailer_span(data[-4:], len(data)) :], len(data))
     assert trailer == pack.Trailer(kind, 1, made.frames) == verify_pack(RING, data)
+    assert verify_pack(RING, old_trailer(RING, made)) == trailer
     texts, noise = made.frames
     assert (texts.codec, len(texts.lengths), noise.codec) == (CODEC_ZSTD, 3, CODEC_RAW)
     raw = pack.open_frame(RING, kind, 1, texts, data[texts.offset : texts.offset + texts.sealed_length])
@@ -180,8 +181,8 @@ def test_another_repository_with_the_same_keys_opens_nothing() -> None:
 
 
 def resealed(change: Callable[[dict[str, bytes]], None]) -> bytes:
-    """A pack whose trailer was made by someone who has the keys, and lies."""
-    data = bytes(make_pack(RING).data)
+    """A pack whose trailer of form 1 was made by someone who has the keys, and lies. Form 2: see test_tables."""
+    data = old_trailer(RING, make_pack(RING))
     span = pack.trailer_span(data[-4:], len(data))
     cipher = RING.cipher(KIND, 1)
     place = (cipher, RING.repository_id, KIND, 1)
