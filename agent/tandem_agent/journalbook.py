@@ -15,7 +15,7 @@ from tandem_agent.database import DAMAGED, Database
 from tandem_agent.livebook import LiveBook
 from tandem_protocol.errors import Corrupt
 from tandem_protocol.history import Live, LiveObject, apply
-from tandem_protocol.revision import Kind, Record, parse_record
+from tandem_protocol.revision import NEWEST, Kind, Record, Requires, parse_record
 from tandem_protocol.verdict import Known
 
 
@@ -77,6 +77,12 @@ class JournalBook(LiveBook):
                 DAMAGED,
             ) from fault
 
+    def requires(self) -> Requires:
+        """What the head requires of programs, and so has every revision after it; of a repository that is made just
+        now, what is written today."""
+        head = self.head
+        return self.record(head).requires if head else Requires(NEWEST, NEWEST)
+
     def kind_of(self, number: int) -> Kind | None:
         """What revision ``number`` did; None if the journal does not have it."""
         row = self._db.row("SELECT kind FROM journal WHERE n = ?", (number,))
@@ -98,6 +104,18 @@ class JournalBook(LiveBook):
         """The bases in the journal, oldest first."""
         marked = self._db.row("SELECT value FROM setup WHERE key = 'bases'")
         return [self.record(n) for n in json.loads(marked[0])] if marked else []
+
+    def check_due(self) -> int:
+        """The revision after which the index is to be checked and was not yet; 0 if there is none."""
+        row = self._db.row("SELECT value FROM setup WHERE key = 'check'")
+        return int(row[0]) if row else 0
+
+    def set_check_due(self, number: int) -> None:
+        """The index is to be checked after revision ``number``; 0: it has been."""
+        with self._transaction():
+            self._db.change("DELETE FROM setup WHERE key = 'check'")
+            if number:
+                self._db.change("INSERT INTO setup VALUES ('check', ?)", (number,))
 
     def count_since(self, number: int) -> int:
         """How many revisions the journal has above ``number``."""

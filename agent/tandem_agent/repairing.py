@@ -120,9 +120,10 @@ async def _repair(
         for number, about in damaged:
             agent.state.list_backup(number, damaged_by(about))
 
+    form = agent.state.requires().index_form
     async with await Revision.begin(agent.tiers, targets, Progress()) as revision:
         for group in split_entries(entries):
-            await revision.add(ObjectType.INDEX, encode_segment(agent.ring, group))
+            await revision.add(ObjectType.INDEX, encode_segment(agent.ring, group, form))
         removed = [Removal(found.type, found.name) for found in lost]
         await revision.commit(Kind.REPAIR, details, removed=removed, within=within)
 

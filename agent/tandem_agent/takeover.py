@@ -57,9 +57,11 @@ from tandem_protocol.revision import (
     ObjectRef,
     Record,
     RecordDraft,
+    Requires,
     fresh_nonce,
     make_claim,
     make_record,
+    required_by,
 )
 from tandem_protocol.store import Store
 
@@ -296,9 +298,12 @@ class _Run:
         others = [found for name, found in union.live.items() if name not in slots]
         slots |= await read_keys(others, list(by_id.values()))
         slot = slot_if_needed(self._config, ring, slots.values())
-        pieces = _new_objects(union.live, tiers, slot, found.segments(ring, takeover.number))
+        requires = required_by(records.values())
+        segments = found.segments(ring, takeover.number, requires.index_form)
+        pieces = _new_objects(union.live, tiers, slot, segments)
         await self._each(lambda place: _put_all(place.store, pieces))
-        record = _record(ring, takeover, union, pieces, tiers, base_details(tiers, found.listed))
+        details = base_details(tiers, found.listed)
+        record = _record(ring, takeover, union, pieces, tiers, details, requires)
         here = {place.identity.tier_id for place in self._places}
         imported = {side.tier_id: lacking(side, union.live) for side in sides if side.tier_id in here}
         starts = [
@@ -375,6 +380,7 @@ def _record(
     pieces: Iterable[tuple[ObjectType, bytes]],
     tiers: Iterable[bytes],
     details: Mapping[str, Any],
+    requires: Requires,
 ) -> Record:
     refs = tuple(ObjectRef(kind, object_name(data), len(data)) for kind, data in pieces)
     draft = RecordDraft(
@@ -387,6 +393,7 @@ def _record(
         lists=tuple(ref.name for ref in refs if ref.type is ObjectType.LIST),
         tiers=tuple(sorted(tiers)),
         unread=tuple(union.unread),
+        requires=requires,
     )
     return make_record(ring, takeover.setup.installation, takeover.setup.certificate, draft)
 

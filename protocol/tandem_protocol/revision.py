@@ -30,8 +30,12 @@ MAX_OBJECTS = 16_384
 MAX_CLAIM = 64 * 1024
 MAX_RECORD = 8 * 1024 * 1024
 NONCE_SIZE = 24
-KNOWN_FEATURES: frozenset[str] = frozenset()
+INDEX_2 = "index-2"
+"""Index segments and pack trailers may be of form 2."""
+KNOWN_FEATURES: frozenset[str] = frozenset({INDEX_2})
 """Feature names that this program can read and write."""
+NEWEST = (INDEX_2,)
+"""What a new repository requires, for reading and for writing: the features of what is written today."""
 
 
 class Kind(StrEnum):
@@ -122,6 +126,50 @@ class Record:
     def is_base(self) -> bool:
         return self.lists is not None
 
+    @property
+    def requires(self) -> Requires:
+        return Requires(self.read_requires, self.write_requires)
+
+
+@dataclass(frozen=True, slots=True)
+class Requires:
+    """Names of the features that a program must know to read, and to write. They add up over the records: each carries
+    those of all before it."""
+
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+
+    def __or__(self, other: Requires) -> Requires:
+        return Requires(_either(self.read, other.read), _either(self.write, other.write))
+
+    @property
+    def index_form(self) -> int:
+        """The form of index segments that may be written."""
+        return 2 if INDEX_2 in self.read else 1
+
+    def check_writable(self) -> None:
+        """Raises `Unsupported` if this program may not write."""
+        unknown = set(self.write) - KNOWN_FEATURES
+        if unknown:
+            raise Unsupported(
+                f"the repository needs the feature {min(unknown)} to be written", "upgrade tandem"
+            )
+
+
+NO_FEATURES = Requires()
+
+
+def required_by(records: Iterable[Record]) -> Requires:
+    """What ``records`` require together: of one history, or of several that become one."""
+    found = NO_FEATURES
+    for record in records:
+        found |= record.requires
+    return found
+
+
+def _either(some: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    return some if some == others else tuple(sorted({*some, *others}))
+
 
 @dataclass(frozen=True, slots=True)
 class RecordDraft:
@@ -137,8 +185,7 @@ class RecordDraft:
     lists: tuple[bytes, ...] | None = None
     tiers: tuple[bytes, ...] | None = None
     unread: tuple[bytes, ...] = ()
-    read_requires: tuple[str, ...] = ()
-    write_requires: tuple[str, ...] = ()
+    requires: Requires = NO_FEATURES
 
 
 def fresh_nonce() -> bytes:
@@ -209,8 +256,8 @@ def make_record(
         "removed": [
             [r.type.value, r.name, None if r.tiers is None else sorted(r.tiers)] for r in draft.removed
         ],
-        "read_requires": list(draft.read_requires),
-        "write_requires": list(draft.write_requires),
+        "read_requires": list(draft.requires.read),
+        "write_requires": list(draft.requires.write),
         "sealed": sealed,
     }
     if draft.lists is not None:

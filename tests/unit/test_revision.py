@@ -34,6 +34,7 @@ from tandem_protocol.revision import (
     Record,
     RecordDraft,
     Removal,
+    Requires,
     make_record,
     open_details,
     parse_claim,
@@ -83,7 +84,7 @@ def test_a_record_is_read_as_it_was_made() -> None:
         removed=removed,
         lists=(b"l" * 32,),
         tiers=(OTHER_TIER, TIER),
-        write_requires=("later",),
+        requires=Requires((), ("later",)),
     )
     found = record_of(record.data)
     assert found == record

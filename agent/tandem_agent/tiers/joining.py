@@ -32,7 +32,17 @@ from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.identity import Identity
 from tandem_protocol.joining import Side, Union, highest_number, lacking, records_of, unite, whole
 from tandem_protocol.names import ObjectType, object_name, object_path
-from tandem_protocol.revision import UNITING, Kind, ObjectRef, Record, RecordDraft, fresh_nonce, make_record
+from tandem_protocol.revision import (
+    UNITING,
+    Kind,
+    ObjectRef,
+    Record,
+    RecordDraft,
+    Requires,
+    fresh_nonce,
+    make_record,
+    required_by,
+)
 
 if TYPE_CHECKING:
     from tandem_agent.tiers.tierset import TierSet
@@ -105,8 +115,9 @@ class _Join:
             log.warning("join: %s", notice)
         only_told = self._only_told(union, records)
         new = _new_backups(self._state.backups(), found.listed)
-        segments = found.segments(ring, self._intent.number)
-        record, revived = await self._prepare(union, new, segments, [late, *others], only_told)
+        requires = self._state.requires() | required_by(records.values())
+        segments = found.segments(ring, self._intent.number, requires.index_form)
+        record, revived = await self._prepare(union, new, segments, [late, *others], only_told, requires)
         live = self._state.live() | {o.name: o for o in revived}
         setup = _setup(self._tiers)
         starts = [TierStart(late.row.identity, late.name, True, _lacking(side, live))]
@@ -139,7 +150,11 @@ class _Join:
 
         def aborted(number: int, nonce: bytes | None, parents: tuple[bytes, ...]) -> Record:
             details = {**_about(), "reason": "closed by a join", "backup": {}}
-            record = self._sign(RecordDraft(number, nonce or fresh_nonce(), Kind.ABORTED, parents, details))
+            requires = self._state.requires()
+            draft = RecordDraft(
+                number, nonce or fresh_nonce(), Kind.ABORTED, parents, details, requires=requires
+            )
+            record = self._sign(draft)
             # Known before it is written: if all ends here, the next look must not take it for somebody else's.
             self._state.set_closed(tier.id, number, record.hash)
             return record
@@ -160,6 +175,7 @@ class _Join:
         segments: Sequence[bytes],
         to: Sequence[Tier],
         only_told: Mapping[bytes, str],
+        requires: Requires,
     ) -> tuple[Record, list[LiveObject]]:
         """The record, its ``segments`` and lists put on every tier ``to``, and what it revives."""
         number = self._intent.number
@@ -189,6 +205,7 @@ class _Join:
             names,
             tuple(sorted(rows)),
             tuple(union.unread),
+            requires,
         )
         return self._sign(draft), revived
 

@@ -177,8 +177,14 @@ class TierSet:
         backup = dict(intent.backup)
         if backup:
             backup |= {"status": "failed", "error": reason, "ended": now_text()}
+        details = {"reason": reason, "backup": backup}
         draft = RecordDraft(
-            intent.number, intent.nonce, Kind.ABORTED, intent.parents, {"reason": reason, "backup": backup}
+            intent.number,
+            intent.nonce,
+            Kind.ABORTED,
+            intent.parents,
+            details,
+            requires=self.state.requires(),
         )
         record = make_record(self.ring, setup.installation, setup.certificate, draft)
         self.state.decide(record, backup or None)

@@ -38,10 +38,10 @@ class FoundBackups:
     unnamed: list[PackEntry] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
-    def segments(self, ring: KeyRing, number: int) -> list[bytes]:
+    def segments(self, ring: KeyRing, number: int, form: int) -> list[bytes]:
         """Index segments of what is ``unnamed``, for the base ``number``: nobody would find it otherwise."""
         entries = [replace(entry, revision=number) for entry in self.unnamed]
-        return [encode_segment(ring, group) for group in split_entries(entries)]
+        return [encode_segment(ring, group, form) for group in split_entries(entries)]
 
 
 async def found_backups(

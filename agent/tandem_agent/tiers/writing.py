@@ -33,7 +33,16 @@ from tandem_protocol.names import ObjectType, object_name, object_path
 from tandem_protocol.pack import DEFAULT_CAPACITY
 from tandem_protocol.planning import LIST_ENTRY_SIZE, SMALL_LIST, base_is_due
 from tandem_protocol.replicate import sizes_of
-from tandem_protocol.revision import Kind, ObjectRef, Record, RecordDraft, Removal, make_record
+from tandem_protocol.revision import (
+    NO_FEATURES,
+    Kind,
+    ObjectRef,
+    Record,
+    RecordDraft,
+    Removal,
+    Requires,
+    make_record,
+)
 from tandem_protocol.store import Buffer
 from tandem_protocol.verdict import Case
 from tandem_protocol.verdict import State as TierState
@@ -71,6 +80,7 @@ class Revision:
         """Steps 2 and 4 on ``targets``, which a look just found fit, and the live keys that they lack. Without a
         ``pace`` no target leaves for being slow."""
         state = tiers.state
+        state.requires().check_writable()
         await tiers.stop_levelling()
         # From here on none begins either, for it finds the intent.
         intent = tiers.new_intent(backup or {})
@@ -175,12 +185,20 @@ class Revision:
         backup: dict[str, Any] | None = None,
         tiers: Mapping[bytes, str] | None = None,
         within: Callable[[Record], None] | None = None,
+        requires: Requires = NO_FEATURES,
     ) -> list[Tier]:
         """Steps 5 to 8. Gives the tiers confirmed to hold the revision; empty if it was decided and every
         target vanished before it could be confirmed (it is completed later). With ``tiers`` (names by id) it is a
-        base that makes these the repository's tiers; ``within`` is done in the transaction that decides."""
+        base that makes these the repository's tiers; ``within`` is done in the transaction that decides. ``requires``:
+        what programs must know from now on, beside what they had to."""
         draft = RecordDraft(
-            self.number, self._intent.nonce, kind, self._intent.parents, details, removed=tuple(removed)
+            self.number,
+            self._intent.nonce,
+            kind,
+            self._intent.parents,
+            details,
+            removed=tuple(removed),
+            requires=self._state.requires() | requires,
         )
         draft = await self._as_base(draft, tiers, backup)
         record: list[Record] = []
