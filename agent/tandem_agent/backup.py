@@ -21,12 +21,14 @@ from tandem_agent.backup_writer import BackupWriter
 from tandem_agent.engine.filescache import FilesCache
 from tandem_agent.engine.forerunners import Forerunners
 from tandem_agent.engine.pipeline import PipelineResult, run_backup_pipeline
+from tandem_agent.indexcheck import check_index
 from tandem_agent.progress import Progress
 from tandem_agent.reading import open_index
 from tandem_agent.scanning import files_cache, scan_options
 from tandem_agent.tiers.readers import readers
 from tandem_agent.tiers.targets import reachable_targets, wait_until_held
 from tandem_agent.tiers.tier import Tier
+from tandem_agent.upgrading import IndexUpgrade, upgrade_index, upgrade_is_due
 from tandem_agent.wiring import Agent
 from tandem_protocol.errors import NoTierReachable, TandemError, printable
 from tandem_protocol.names import ObjectType, object_name
@@ -70,6 +72,8 @@ class BackupResult:
     status: str
     tiers: list[BackupTier]
     warnings: list[str] = field(default_factory=list)
+    index_upgrade: IndexUpgrade | None = None
+    """The conversion of the index that came first, where there was one."""
 
 
 class _AllLostError(Exception):
@@ -108,10 +112,14 @@ async def backup(
     counted = progress.files, progress.dirs, progress.bytes_read
     attempts = 0
     done: _Attempt | None = None
+    upgrade = _Upgrade()
     while done is None:
         progress.phase = "contacting tiers"
         targets = await reachable_targets(agent.tiers, wait_s, progress=progress)
         try:
+            if await upgrade.made(agent, targets, progress):
+                targets = await reachable_targets(agent.tiers, wait_s, progress=progress)
+            await upgrade.checked(agent, targets, progress)
             done = await _attempt(agent, sources, targets, dict(about), started, wait_s, progress, seen)
         except _AllLostError as lost:
             attempts = 1 if lost.saved_some else attempts + 1
@@ -124,7 +132,32 @@ async def backup(
         writer.confirmed = await wait_until_held(
             agent.tiers, writer.revision_number, writer.begun_with, wait_s, progress
         )
-    return _result(agent, done, time.monotonic() - clock)
+    return _result(agent, done, upgrade, time.monotonic() - clock)
+
+
+@dataclass
+class _Upgrade:
+    """The conversion of the index before a backup: what it did, and what its check found."""
+
+    done: IndexUpgrade | None = None
+    findings: list[str] = field(default_factory=list)
+
+    async def made(self, agent: Agent, targets: Sequence[Tier], progress: Progress) -> bool:
+        """Convert the index if that is due."""
+        if not upgrade_is_due(agent):
+            return False
+        try:
+            self.done = await upgrade_index(agent, targets, progress)
+        except NoTierReachable as fault:
+            raise _AllLostError(fault, False) from fault
+        return True
+
+    async def checked(self, agent: Agent, targets: Sequence[Tier], progress: Progress) -> None:
+        """Check it, also where that was cut off after an earlier conversion."""
+        if agent.state.check_due():
+            self.findings += await check_index(agent, targets, progress)
+            for finding in self.findings:
+                log.warning("%s", finding)
 
 
 async def _attempt(
@@ -315,7 +348,7 @@ def _is_of(name: str, day: str) -> bool:
     return name.startswith(day) and name[6:].isdigit()
 
 
-def _result(agent: Agent, done: _Attempt, seconds: float) -> BackupResult:
+def _result(agent: Agent, done: _Attempt, upgrade: _Upgrade, seconds: float) -> BackupResult:
     writer, result, about = done.writer, done.result, done.about
     holders = {tier.id for tier in writer.confirmed}
     tiers = [
@@ -333,5 +366,6 @@ def _result(agent: Agent, done: _Attempt, seconds: float) -> BackupResult:
         seconds=round(seconds, 3),
         status=about["status"] if holders else "pending",
         tiers=tiers,
-        warnings=result.warnings,
+        warnings=[*upgrade.findings, *result.warnings],
+        index_upgrade=upgrade.done,
     )

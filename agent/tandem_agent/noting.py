@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from tandem_agent.config import Config
 from tandem_agent.engine.fetch import Damage
 from tandem_agent.state import State, TierRow
+from tandem_agent.tiers.tierset import TierSet, refresh
 from tandem_agent.wiring import open_state, process_lock
 from tandem_protocol.errors import TandemError
 
@@ -33,6 +34,16 @@ def note_damage(config: Config, damage: Iterable[Damage]) -> list[str]:
             ]
     except TandemError:
         return []
+
+
+def note_found(tiers: TierSet, damage: Iterable[Damage]) -> None:
+    """Have what an operation of this process found bad count as lacking."""
+    by_tier: dict[str, set[bytes]] = {}
+    for found in damage:
+        by_tier.setdefault(found.tier, set()).add(found.name)
+    for tier in tiers.tiers:
+        if tier.name in by_tier and note_on_tier(tiers.state, tier.row, by_tier[tier.name]):
+            refresh(tier)
 
 
 def note_on_tier(state: State, row: TierRow, names: set[bytes]) -> int:

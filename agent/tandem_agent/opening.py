@@ -102,6 +102,7 @@ async def _from_state(
 ) -> AsyncIterator[RepositoryView]:
     with open_state(config) as state:
         ring = unlock(config, state, passphrase)
+        state.requires()  # a head that needs a newer program says so
         live, backups = state.live(), list_backups(state)
         rows = {row.name: row for row in state.tiers()}
         told: list[str] = []

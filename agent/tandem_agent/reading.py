@@ -144,7 +144,7 @@ async def read_trailers(fetcher: Fetcher, pack: LiveObject) -> list[PackEntry]:
                 offset = pack.size - span
                 tail, _ = await fetcher.read(ObjectType.PACK, pack.name, offset, span, others | avoid)
             found = await asyncio.to_thread(read_trailer, fetcher.ring, tail, pack.size)
-        except (Corrupt, Missing, Unsupported):
+        except (Corrupt, Missing):
             fetcher.note(tier, ObjectType.PACK, pack.name, "damaged")
             avoid.add(tier)
             continue

@@ -18,13 +18,12 @@ from tandem_agent.catalog import Listed, damaged_by
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.engine.fetch import Fetcher, Place
 from tandem_agent.engine.treewalk import TreeWalker, is_indirect
-from tandem_agent.noting import note_on_tier
+from tandem_agent.noting import note_found
 from tandem_agent.progress import Progress
 from tandem_agent.reading import open_index, read_trailers
 from tandem_agent.restore import read_snapshot
 from tandem_agent.tiers.readers import readers
 from tandem_agent.tiers.targets import reachable_targets
-from tandem_agent.tiers.tierset import refresh
 from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import Agent
 from tandem_protocol.errors import Corrupt, Missing
@@ -103,10 +102,7 @@ async def _nowhere_named(agent: Agent, lost: Sequence[LiveObject]) -> list[PackE
             entries += await read_trailers(fetcher, pack)
         except (Corrupt, Missing) as fault:
             log.warning("pack %s cannot be read for the index: %s", pack.name.hex()[:12], fault)
-    for tier in agent.tiers.tiers:
-        bad = {damage.name for damage in fetcher.damage if damage.tier == tier.name}
-        if note_on_tier(agent.state, tier.row, bad):
-            refresh(tier)
+    note_found(agent.tiers, fetcher.damage)
     return entries
 
 

@@ -56,6 +56,7 @@ class Result:
     status: str = "complete"
     tiers: list[Told] = field(default_factory=lambda: [Told("vault", "online", True)])
     warnings: list[str] = field(default_factory=list)
+    index_upgrade: object = None
 
 
 class Core:
@@ -260,6 +261,7 @@ def test_backup_json_has_the_fields_of_the_contract(
         "status": "complete",
         "tiers": [{"name": "vault", "state": "online", "has_it": True, "reason": ""}],
         "warnings": [],
+        "index_upgrade": None,
     }
 
 

@@ -117,6 +117,17 @@ def _exit_code(result: BackupResult, needed: int | None) -> int:
 
 
 def _show(result: BackupResult) -> None:
+    if (upgrade := result.index_upgrade) is not None:
+        print(
+            f"Index converted to form 2: {output.number(upgrade.entries)} entries of {output.number(upgrade.packs)} "
+            f"packs; {output.number(upgrade.segments_before)} segments of {output.size(upgrade.bytes_before)} are now "
+            f"{output.number(upgrade.segments_after)} of {output.size(upgrade.bytes_after)} "
+            f"(revision {upgrade.revision})"
+        )
+        if upgrade.remaining:
+            print(
+                f"  {upgrade.remaining} old segments cannot be read now: they are converted when a tier has them"
+            )
     print(
         f"Backup {result.name} {result.status}: {output.number(result.files)} files, "
         f"{output.size(result.bytes)}, {output.size(result.bytes_read)} read, "
