@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from typing import Any
 
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.engine.packtable import PackSet
+from tandem_agent.merging import read_for_merging
+from tandem_agent.noting import note_found
 from tandem_agent.progress import Progress
+from tandem_agent.segments import encode_checked
 from tandem_agent.tiers.pace import LagBudget, Pace
 from tandem_agent.tiers.targets import wait_until_held
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import Agent
 from tandem_protocol.errors import NoTierReachable
-from tandem_protocol.index import PackEntry, encode_segment, entry_of, split_entries
+from tandem_protocol.index import PackEntry, entry_of, split_entries
 from tandem_protocol.names import ObjectType, object_name
 from tandem_protocol.pack import SealedPack
 from tandem_protocol.planning import usable_packs
-from tandem_protocol.revision import MAX_OBJECTS, Kind
+from tandem_protocol.revision import MAX_OBJECTS, Kind, Removal
 
 CHECKPOINT_S = 300.0
 """Seconds after which a revision of a long backup is closed by a checkpoint."""
@@ -156,11 +159,11 @@ class BackupWriter:
         await self._agent.tiers.look_at(t for t in self._agent.tiers.tiers if t not in confirmed)
         await self._begin(confirmed)
 
-    async def _write_segments(self) -> list[tuple[bytes, list[PackEntry]]]:
-        """Index segments naming the packs of this revision, on every target."""
+    async def _write_segments(self, others: Sequence[PackEntry] = ()) -> list[tuple[bytes, list[PackEntry]]]:
+        """Index segments naming the packs of this revision, and ``others``, on every target."""
         segments = []
-        for group in split_entries(self._entries):
-            data = encode_segment(self._agent.ring, group)
+        for group in split_entries([*others, *self._entries]):
+            data = await asyncio.to_thread(encode_checked, self._agent.ring, group)
             name = object_name(data)
             await self._store(ObjectType.INDEX, name, data)
             segments.append((name, group))
@@ -174,10 +177,17 @@ class BackupWriter:
     async def finish(self, snapshot: bytes, about: dict[str, Any]) -> None:
         """Segments, snapshot, record: the revision that alone carries the backup's id and name."""
         async with self._lock:
-            segments = await self._write_segments()
+            merge = await read_for_merging(self._agent)
+            segments = await self._write_segments(merge.entries)
             await self._store(ObjectType.SNAPSHOT, object_name(snapshot), snapshot)
-            self.confirmed = await self._current.commit(Kind.BACKUP, {"backup": about}, backup=about)
+            self.confirmed = await self._current.commit(
+                Kind.BACKUP,
+                {"backup": about},
+                removed=[Removal(segment.type, segment.name) for segment in merge.replaced],
+                backup=about,
+            )
             self._seen(segments)
+            note_found(self._agent.tiers, merge.damage)
 
     async def abort(self, reason: str) -> None:
         """Give up: the backup is listed as failed; packs since the last checkpoint become orphans."""
