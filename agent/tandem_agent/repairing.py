@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,8 +54,8 @@ async def give_up_lost(agent: Agent, progress: Progress) -> Loss | None:
     if not lost:
         return None
     progress.phase = "looking for what needs what is lost"
-    damaged = await _damaged(agent, lost)
     entries = await _nowhere_named(agent, lost)
+    damaged = await _damaged(agent, lost, entries)
     for start in range(0, len(lost), AT_ONCE):
         await _repair(agent, lost[start : start + AT_ONCE], damaged, entries if start == 0 else [])
     return Loss(len(lost), [str(about["name"]) for _, about in damaged])
@@ -124,8 +124,9 @@ async def _repair(
         await revision.commit(Kind.REPAIR, details, removed=removed, within=within)
 
 
-async def _damaged(agent: Agent, lost: Sequence[LiveObject]) -> list[Listed]:
-    """The backups that need something of ``lost``."""
+async def _damaged(agent: Agent, lost: Sequence[LiveObject], entries: Iterable[PackEntry]) -> list[Listed]:
+    """The backups that need something of ``lost``. ``entries``: packs that are there, and that nothing which is left
+    names until the repair does."""
     names = {found.name for found in lost}
     backups = [b for b in agent.state.backups() if b[1].get("snapshot") and not b[1].get("damaged")]
     gone: list[Listed] = [b for b in backups if bytes.fromhex(b[1]["snapshot"]) in names]
@@ -136,6 +137,8 @@ async def _damaged(agent: Agent, lost: Sequence[LiveObject]) -> list[Listed]:
         os.path.join(agent.cache_dir, "index"), agent.ring, live, readers(agent.tiers)
     )
     try:
+        for entry in entries:
+            index.add_pack(entry)
         trees = _Trees(Fetcher(agent.ring, readers(agent.tiers), _LiveIndex(index, live)))
         return [b for b in backups if b in gone or await trees.needs_lost(bytes.fromhex(b[1]["snapshot"]))]
     finally:

@@ -413,3 +413,25 @@ async def test_a_feature_that_only_writers_need(old: Format1, monkeypatch: pytes
     with pytest.raises(Unsupported, match="feature later to be written"):
         await old.backup()
     await old.same("vault", 5)
+
+
+async def test_a_new_index_that_is_lost_with_its_only_tier_damages_no_older_backup(old: Format1) -> None:
+    """It names every pack there is; the packs themselves are on the other tier (simulation, seed 237)."""
+    before = old.folder / "remote before"
+    shutil.copytree(old.folder / "remote", before)
+    old.away("vault")
+    assert (await old.backup()).index_upgrade is not None
+    old.back("vault")
+    shutil.rmtree(old.folder / "remote")
+    before.rename(old.folder / "remote")
+    shutil.rmtree(old.folder / "state" / "cache")
+    synchronised = run_warm(["sync"], {**old.environment(), "HOME": str(old.folder)}, old.folder)
+    assert synchronised.returncode == 6
+    assert not [backup["name"] for backup in old.backups if backup["name"] in synchronised.stderr]
+    listed = {found["name"]: found for found in tandem(old, "backups", "--json")}
+    assert [listed[backup["name"]]["status"] for backup in old.backups] == ["complete"] * len(old.backups)
+    assert all(listed[backup["name"]]["tiers"] == old.tiers for backup in old.backups)
+    assert (await old.backup()).status == "complete"
+    for tier in old.tiers:
+        for number in range(len(old.backups)):
+            await old.same(tier, number)
