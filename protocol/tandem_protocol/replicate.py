@@ -85,7 +85,7 @@ async def move_aside(store: Store, path: str) -> None:
         return
 
 
-async def in_parallel(width: int, jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:
+async def in_parallel(width: int, jobs: Sequence[Callable[[], Awaitable[object]]]) -> None:
     """Run ``jobs`` at most ``width`` at a time; the first fault cancels the rest and is raised."""
     waiting = iter(jobs)
     broken = False

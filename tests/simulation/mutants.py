@@ -53,7 +53,7 @@ def acknowledge_before_the_look() -> Any:
 
 @mutant(0, "dropped")
 def sizes_are_not_checked() -> Any:
-    return patch.object(Revision, "_check_sizes", _nothing)
+    return patch.object(Revision, "_need_sizes", lambda *_: None)
 
 
 @mutant(4, "away")

@@ -17,7 +17,10 @@ from tandem_protocol.stores.sftp_folder import SftpFolder
 from tandem_protocol.stores.sftp_requests import Reply, Requests
 
 FOLDER, FILE = 0o040700, 0o100600
-EXTENSIONS = (b"hardlink@openssh.com", b"fsync@openssh.com", b"statvfs@openssh.com")
+IN_ORDER = b"expand-path@openssh.com"
+"""What OpenSSH's server says, which carries out one request after another."""
+
+EXTENSIONS = (b"hardlink@openssh.com", b"fsync@openssh.com", b"statvfs@openssh.com", IN_ORDER)
 
 
 def packet(kind: int, number: int, body: bytes = b"") -> bytes:
@@ -50,6 +53,9 @@ class ScriptedServer:
         self.files: dict[bytes, bytearray] = {}
         self.folders = {b"/root"}
         self.asked: list[tuple[int, bytes]] = []
+        self.trips = 0
+        """How often the client has waited for answers to what it sent."""
+        self._heard = True
         self._in = bytearray()
         self.out = bytearray()
         self._listed: set[bytes] = set()
@@ -62,6 +68,7 @@ class ScriptedServer:
         return SftpFolder(Requests(self, deadline_s), "/root", "sftp://somewhere/root")
 
     def send(self, buffers: Sequence[Buffer], seconds: float) -> None:
+        self._heard = False
         for part in buffers:
             self._in += part
         while len(self._in) >= 4 and len(self._in) >= 4 + int.from_bytes(self._in[:4]):
@@ -72,6 +79,8 @@ class ScriptedServer:
     def receive_into(self, view: memoryview, seconds: float) -> int:
         if not self.out:
             raise TimeoutError
+        self.trips += not self._heard
+        self._heard = True
         count = min(len(view), len(self.out))
         view[:count] = self.out[:count]
         del self.out[:count]

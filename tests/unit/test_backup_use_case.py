@@ -302,7 +302,7 @@ async def test_another_installation_on_a_tier_that_is_no_target_is_found_at_the_
     async def use_clone() -> None:
         tiers = clone.open()
         remote = tiers.tiers[1]
-        await remote.connect()
+        await remote.meet()
         intent = tiers.new_intent({}, above=7)
         tiers.state.set_intent(intent)
         await remote.write_claim(intent.number, intent.nonce, intent.parents)

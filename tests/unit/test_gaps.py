@@ -42,11 +42,7 @@ class Listing(MemoryStore):
 async def standing(numbers: set[int], gaps: list[range]) -> tuple[set[int], list[str]]:
     store = Listing(numbers)
     await store.open()
-    return await numbers_that_stand(store, gaps, 8), store.listed
-
-
-async def test_a_few_numbers_are_asked_for_without_a_listing() -> None:
-    assert await standing({2, 3}, [range(2, 6), range(9, 13)]) == ({2, 3, 4, 5, 9, 10, 11, 12}, [])
+    return await numbers_that_stand(store, gaps), store.listed
 
 
 async def test_two_leaf_folders_are_listed_at_once_and_more_from_the_top() -> None:

@@ -4,12 +4,13 @@ every I/O operation). What stands there is whole or absent at every moment, and 
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 
 import pytest
 from paramiko import sftp
-from tests.support.sftp_script import ScriptedServer
+from tests.support.sftp_script import EXTENSIONS, IN_ORDER, ScriptedServer
 
 from tandem_protocol.errors import Exists, Missing, TandemError, Unavailable
 from tandem_protocol.stores.sftp_folder import SftpFolder
@@ -41,11 +42,13 @@ class Cuts(ScriptedServer):
 
 
 def drive(prepare: Callable[[SftpFolder], None], verb: Callable[[SftpFolder], None]) -> list[Cuts]:
-    """Every way to be cut, each repeated until the verb ends; gives the servers."""
+    """Every way to be cut, each repeated until the verb ends, on a server that is sent several requests without
+    waiting and on one that is not; gives the servers."""
     ended: list[Cuts] = []
-    for acts in (False, True):
+    for acts, in_order in itertools.product((False, True), (False, True)):
         for cut in range(1, 60):
             server = Cuts(10**6, acts)
+            server.extensions = [name for name in EXTENSIONS if in_order or name != IN_ORDER]
             prepare(server.folder())
             server.left = cut
             was_cut = False

@@ -34,7 +34,7 @@ async def test_a_near_server_gets_one_connection(sshd: Sshd, monkeypatch: pytest
     monkeypatch.setattr(sftp, "FAR_S", 60)  # however busy this machine is
     store = SftpStore(sshd.target())
     await store.open()
-    assert store.parallel == 1
+    assert store.uploads == 1
     await store.close()
 
 
@@ -44,7 +44,7 @@ async def test_a_far_server_gets_several_and_they_work_side_by_side(
 ) -> None:
     store = SftpStore(sshd.target(port=far, use_system_ssh=use_system_ssh, known_hosts=_line(sshd)))
     await store.open()
-    assert store.parallel == FAR_CONNECTIONS
+    assert store.uploads == FAR_CONNECTIONS
     await all_there(store)
     names = [f"packs/{n:02x}/{n:064x}" for n in range(6)]
     began = asyncio.get_running_loop().time()

@@ -386,6 +386,7 @@ def test_limits_of_a_server_are_kept_within_ours() -> None:
                 return packet(sftp.CMD_EXTENDED_REPLY, number, struct.pack(">4Q", 2**18, read, write, 0))  # noqa: B023 - called within the turn
 
         requests = Requests(Limits(), 60)
+        requests.take_limits(requests.ask_limits())
         assert (requests.max_read // 1024, requests.max_write // 1024) == expected
 
 

@@ -2,8 +2,9 @@
 
 Reads only, and judges nothing. Damage becomes a `Fault` value, so that the verdict sees all of it at once.
 The cost does not grow with the history: what is known to be held is not read again, a few unknown numbers are
-probed, and of many only those that stand in a listing are read. Neither does memory: of what stands as the
-journal says only the number is kept.
+probed, and of many only those that stand in a listing are read. All that is known to be needed is asked for
+together; only what that shows takes a second step. Neither does memory grow: of what stands as the journal says
+only the number is kept.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import TypeVar
 
 from tandem_agent.tiers.gaps import claims_that_stand, gaps_between, numbers_above, numbers_that_stand
@@ -52,24 +54,25 @@ async def read_tier(
     pending = believed.pending.number if believed.pending is not None else 0
     top = max(believed.head, pending)
     gaps = gaps_between(max(revision + 1, believed.start, 1), top, held)
-    unknown: list[int] = []
-
-    async def find_unknown() -> None:
-        unknown.extend(await numbers_that_stand(store, gaps, PROBE_UP_TO))
-
+    few = sum(len(gap) for gap in gaps) <= PROBE_UP_TO
+    known = {believed.highest_held, believed.last_written, *chain(*(gaps if few else ()))} - {0}
     above: set[int] = set()
+    unknown: set[int] = set()
 
     async def find_above() -> None:
         above.update(await numbers_above(store, top))
 
-    # Two steps however long the link: what says where to look, then what stands there.
-    await in_parallel(store.parallel, [reading.identify, reading.list_epochs, find_unknown, find_above])
+    async def find_unknown() -> None:
+        unknown.update(await numbers_that_stand(store, gaps))
+
+    finding = [reading.identify, reading.list_epochs, find_above] + ([] if few else [find_unknown])
+    await in_parallel(store.parallel, [*finding, *reading.parts({believed.epoch}, known)])
     if not reading.is_our_repository:
         return Seen(reading.identity)
     if reading.identity is Fault.DAMAGED:
         await reading.read_whose_claims()
-    known = {believed.highest_held, believed.last_written} - {0}
-    await reading.read_all(known.union(unknown, above))
+    epochs = set(reading.listed_epochs) - {believed.epoch}
+    await in_parallel(store.parallel, reading.parts(epochs, above.union(unknown) - known))
     if above:
         await reading.climb(max(above))
     return reading.seen()
@@ -84,7 +87,7 @@ class _Reading:
         self._believed = believed
         self._root_public = root_public
         self._names_tier: bool | None = None
-        self._listed: list[int] = []
+        self.listed_epochs: list[int] = []
         self._epochs: dict[int, Certificate | Fault] = {}
         self._claims: dict[int, Claim | Fault | None] = {}
         self._records: dict[int, Record | Fault | None] = {}
@@ -121,7 +124,7 @@ class _Reading:
         listed = [names.parse_epoch(entry.name) async for entry in self._store.list(names.EPOCHS)]
         found = sorted(epoch for epoch in listed if epoch is not None)
         up_to_ours = bisect_right(found, self._believed.epoch)
-        self._listed = found[:up_to_ours] + found[up_to_ours:][-MAX_ABOVE:]
+        self.listed_epochs = found[:up_to_ours] + found[up_to_ours:][-MAX_ABOVE:]
 
     async def _read_epoch(self, epoch: int) -> None:
         repository = self._believed.repository_id
@@ -150,11 +153,6 @@ class _Reading:
 
     # Claims and records
 
-    async def read_all(self, numbers: Iterable[int]) -> None:
-        """The epoch files, and claim and record of each of ``numbers``, as many at once as the store allows."""
-        jobs: list[Callable[[], Awaitable[None]]] = [partial(self._read_epoch, n) for n in self._listed]
-        await in_parallel(self._store.parallel, jobs + self._parts(numbers))
-
     async def climb(self, highest: int) -> None:
         """Go on above ``highest``, which has been read, until nothing stands somewhere."""
         end = min(highest + MAX_CLIMB, names.MAX_NUMBER + 1)
@@ -162,11 +160,14 @@ class _Reading:
         while block and all(number in self._numbers for number in block):
             width = min(2 * len(block), CLIMB_AT_ONCE)
             block = range(block.stop, min(block.stop + width, end))
-            await in_parallel(self._store.parallel, self._parts(block))
+            await in_parallel(self._store.parallel, self.parts((), block))
 
-    def _parts(self, numbers: Iterable[int]) -> list[Callable[[], Awaitable[None]]]:
-        """What reads claim and record of each of ``numbers``: a job each, for neither waits for the other."""
-        return [partial(read, n) for n in sorted(numbers) for read in (self._read_claim, self._read_record)]
+    def parts(self, epochs: Iterable[int], numbers: Iterable[int]) -> list[Callable[[], Awaitable[None]]]:
+        """What reads the files of ``epochs``, and claim and record of each of ``numbers``: a job for each file, for
+        none waits for another."""
+        jobs: list[Callable[[], Awaitable[None]]] = [partial(self._read_epoch, n) for n in sorted(epochs)]
+        both = (self._read_claim, self._read_record)
+        return jobs + [partial(read, n) for n in sorted(numbers) for read in both]
 
     async def _read_claim(self, number: int) -> None:
         believed, root = self._believed, self._root_public

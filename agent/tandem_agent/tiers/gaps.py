@@ -1,7 +1,7 @@
 """Which revision numbers a look has to ask for, and which of them stand on a tier.
 
-A gap is a row of numbers of which it is not known that the tier holds them. A few are simply asked for. Of many
-only those that are listed are: folder by folder from the top, and no folder that has none of them, so that a gap
+A gap is a row of numbers of which it is not known that the tier holds them. A few are simply asked for (`contact`). Of
+many only those that are listed are: folder by folder from the top, and no folder that has none of them, so that a gap
 into which nobody wrote costs a few listings, however wide it is.
 """
 
@@ -67,11 +67,8 @@ async def numbers_above(store: Store, top: int) -> set[int]:
     return found
 
 
-async def numbers_that_stand(store: Store, gaps: Sequence[range], probe_up_to: int) -> set[int]:
-    """The numbers in ``gaps`` (ascending ranges) that may have a claim or record: all of them if they are at most
-    ``probe_up_to``, else those that are listed."""
-    if sum(len(gap) for gap in gaps) <= probe_up_to:
-        return {number for gap in gaps for number in gap}
+async def numbers_that_stand(store: Store, gaps: Sequence[range]) -> set[int]:
+    """The numbers in ``gaps`` (ascending ranges) that have a claim or record, by listings."""
     found: set[int] = set()
 
     async def list_leaf(start: int) -> None:

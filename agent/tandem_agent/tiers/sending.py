@@ -19,6 +19,9 @@ SENDERS = 3
 """Most packs put at once, where the way is long: 512 MiB to OpenSSH 40 ms away took 24.8 s with one, 15.0 with two,
 12.2 with three. Each takes memory of a pack."""
 
+SMALL_TOO = 8
+"""Most objects put at once there: between large ones the store lets small ones pass, which only cost round trips."""
+
 
 @dataclass(slots=True)
 class Parcel:
@@ -56,11 +59,12 @@ class Target:
 
     @property
     def width(self) -> int:
-        """How many objects are put at once."""
+        """How many large objects are put at once."""
         return max(1, min(self.tier.store.uploads, SENDERS))
 
     def start(self) -> None:
-        for _ in range(self.width):
+        senders = min(self.tier.store.parallel, SMALL_TOO) if self.width > 1 else 1
+        for _ in range(senders):
             self._senders.append(asyncio.create_task(self._send(), name=f"upload to {self.tier.name}"))
 
     def hand(self, parcel: Parcel) -> None:

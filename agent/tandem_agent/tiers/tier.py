@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from tandem_agent.state import State, TierRow, now_text
 from tandem_agent.tiers.contact import read_tier
+from tandem_agent.tiers.slots import bad_keys, held_slots
 from tandem_protocol import names
 from tandem_protocol.errors import (
     Corrupt,
@@ -29,7 +30,7 @@ from tandem_protocol.history import Live
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.names import ObjectType
 from tandem_protocol.planning import TierFacts
-from tandem_protocol.replicate import move_aside
+from tandem_protocol.replicate import in_parallel, move_aside
 from tandem_protocol.revision import MAX_RECORD, UNITING, Claim, Record, make_claim, open_details, parse_claim
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import Believed, Case, Pending, Rewrite, Seen, Verdict, judge
@@ -54,6 +55,8 @@ class Tier:
         self.seen: Seen | None = None
         self.is_late = False
         """Somebody else's revisions are there: nothing may be written before they are joined."""
+        self.bad_keys: dict[bytes, bytes] = {}
+        """The key slots that the last contact found damaged or gone there, as they should be."""
         self._state = state
         self._ring = ring
         self._installed = state.setup()
@@ -132,15 +135,26 @@ class Tier:
 
     # Sessions and looks
 
-    async def connect(self) -> None:
-        """Open a session and look. What fails becomes the tier's state; only a second installation raises."""
+    async def meet(self) -> None:
+        """Look, in the session that it has or in a new one, and read its key slots meanwhile. What fails becomes the
+        tier's state; only a second installation raises."""
+        self.bad_keys = {}
         try:
-            await self.store.open()
-            await self.look()
+            if not self.reachable:
+                await self.store.open()
+            await in_parallel(self.together, [self.look, self._read_keys])
         except SecondInstallation:
             raise
         except TandemError as fault:
             self.fail(fault)
+
+    @property
+    def together(self) -> int:
+        """How many steps that do not need each other may be taken at once, each with several verbs."""
+        return 2 if self.store.parallel > 1 else 1
+
+    async def _read_keys(self) -> None:
+        self.bad_keys = await bad_keys(self.store, held_slots(self._state, self.facts_about))
 
     async def on_session(self, fresh: Store) -> None:
         """A reconnect inside an operation: look again before anything is written in the new session."""
@@ -267,30 +281,16 @@ class Tier:
             return f", revision {foreign.number}"
         return f" on {details.get('host', '?')}, revision {foreign.number}, {details.get('time', '?')}"
 
-    async def sweep_tmp(self) -> None:
-        """Delete what killed runs left in ``tmp/``; our claim stands, so nobody else is writing. Parts of live
-        objects stay: a synchronisation goes on with them."""
-        async for entry in self.store.list(names.TMP):
-            name = names.parse_object_name(entry.name)
-            if not entry.is_folder and (name is None or self._state.live_object(name) is None):
-                await self.store.delete(f"{names.TMP}/{entry.name}")
-
     async def mend_keys(self) -> None:
-        """Put a key slot that is damaged or gone here again, from the local copy: without them nothing opens."""
-        live = self._state.live_keys()
-        facts = self.facts_about(live)
-        for name, data in self._state.key_slots().items():
-            if name not in live or not facts.holds_last(live[name]):
-                continue
-            path = names.object_path(ObjectType.KEY, name)
-            try:
-                if await self.store.read(path, 0, len(data) + 1) == data:
-                    continue
+        """Put the key slots that were found damaged or gone here again, from the local copy: without them nothing
+        opens."""
+        bad, self.bad_keys = self.bad_keys, {}
+        for slot in held_slots(self._state, self.facts_about):  # the look may have found that it holds less
+            if slot in bad:
+                path = names.object_path(ObjectType.KEY, slot)
                 await self.move_aside(path)
-            except Missing:
-                pass
-            await self.store.put(path, data)
-            log.warning("tier %s: a key slot was damaged there and is written again", self.name)
+                await self.store.put(path, bad[slot])
+                log.warning("tier %s: a key slot was damaged there and is written again", self.name)
 
     # Publishing, with the reading back that a lost reply needs
 

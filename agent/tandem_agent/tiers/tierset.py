@@ -111,7 +111,7 @@ class TierSet:
         await self._meet_all([tier for tier in tiers if tier.connected], self.patience_s, self.soon())
 
     async def _meet_all(self, tiers: Iterable[Tier], patience_s: float, deadline: float | None) -> None:
-        tasks = {asyncio.create_task(_meet(tier), name=f"contact {tier.name}"): tier for tier in tiers}
+        tasks = {asyncio.create_task(tier.meet(), name=f"contact {tier.name}"): tier for tier in tiers}
         try:
             await self._settle(tasks, patience_s, deadline)
         finally:
@@ -294,16 +294,3 @@ def refresh(tier: Tier) -> None:
     if tier.reachable:
         complete = tier.is_complete
         tier.set_state(TierState.ONLINE if complete else TierState.LAGGING, "" if complete else tier.reason)
-
-
-async def _meet(tier: Tier) -> None:
-    """Look at a tier in the session it has, or connect; what fails becomes its state."""
-    if not tier.reachable:
-        await tier.connect()
-        return
-    try:
-        await tier.look()
-    except SecondInstallation:
-        raise
-    except TandemError as fault:
-        tier.fail(fault)

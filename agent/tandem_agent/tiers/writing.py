@@ -11,15 +11,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 from tandem_agent.bases import base_details, list_objects, old_lists
 from tandem_agent.progress import Progress
 from tandem_agent.state import Intent, State
 from tandem_agent.tiers.pace import Pace
+from tandem_agent.tiers.patience import Patience, leave
 from tandem_agent.tiers.sending import Parcel, Target
 from tandem_agent.tiers.tier import Tier
 from tandem_agent.tiers.tierset import TierSet, refresh
+from tandem_protocol import names
 from tandem_protocol.errors import (
     Full,
     NoTierReachable,
@@ -32,7 +35,7 @@ from tandem_protocol.history import Live, replay
 from tandem_protocol.names import ObjectType, object_name, object_path
 from tandem_protocol.pack import DEFAULT_CAPACITY
 from tandem_protocol.planning import LIST_ENTRY_SIZE, SMALL_LIST, base_is_due
-from tandem_protocol.replicate import sizes_of
+from tandem_protocol.replicate import in_parallel, sizes_of
 from tandem_protocol.revision import (
     NO_FEATURES,
     Kind,
@@ -45,10 +48,6 @@ from tandem_protocol.revision import (
 )
 from tandem_protocol.store import Buffer
 from tandem_protocol.verdict import Case
-from tandem_protocol.verdict import State as TierState
-
-LINK_POLL_S = 1.0
-"""How often the links of targets that are behind are looked at."""
 
 
 class Revision:
@@ -65,6 +64,7 @@ class Revision:
         self._intent = intent
         self._targets = [Target(tier, progress.tier(tier.name), self._end) for tier in targets]
         self._pace = pace
+        self._patience = Patience(pace, tiers.patience_s)
         self._stop: Exception | None = None
         """What ends the operation: a second installation, or a bug."""
 
@@ -143,7 +143,9 @@ class Revision:
         """Wait until no target is further behind than it may be, or it has left: what is in memory is bounded."""
         limits = {target: self._limit(target) for target in self._alive}
         if any(target.behind > limit for target, limit in limits.items()):
-            await self._patiently({asyncio.ensure_future(t.within(limit)): t for t, limit in limits.items()})
+            await self._patience.wait(
+                {asyncio.ensure_future(t.within(limit)): t for t, limit in limits.items()}
+            )
         self._need_target()
 
     def _limit(self, target: Target) -> int:
@@ -299,15 +301,34 @@ class Revision:
         await target.tier.write_epoch()
         await target.tier.write_claim(self.number, self._intent.nonce, self._intent.parents)
         self._state.set_answered(target.tier.id)
-        await self._look(target)
-        await target.tier.sweep_tmp()
+        await self._look_and_sweep(target)
+
+    async def _look_and_sweep(self, target: Target) -> None:
+        """Look; then delete what killed runs left in ``tmp/``, which was listed meanwhile: our claim stands, so nobody
+        else is writing. Parts of live objects stay: a synchronisation goes on with them."""
+        store = target.tier.store
+        left: list[str] = []
+
+        async def find() -> None:
+            async for entry in store.list(names.TMP):
+                name = names.parse_object_name(entry.name)
+                if not entry.is_folder and (name is None or self._state.live_object(name) is None):
+                    left.append(f"{names.TMP}/{entry.name}")
+
+        await in_parallel(target.tier.together, [partial(self._look, target), find])
+        for path in left:
+            await store.delete(path)
 
     async def _write_record(self, target: Target, record: Record) -> None:
         await target.tier.write_record(record)
-        if reason := await target.tier.verify([record.number]):
-            raise Unavailable(f"tier {target.tier.name}: {reason}")
+        sizes: dict[bytes, int] = {}
+
+        async def ask() -> None:
+            sizes.update(await sizes_of(target.tier.store, self.added))
+
+        await in_parallel(target.tier.together, [partial(self._still_there, target), ask])
         # Again: a storage that was rolled back to a moment between claim and record has lost objects only.
-        await self._check_sizes(target)
+        self._need_sizes(target, sizes)
 
     async def _still_there(self, target: Target) -> None:
         if reason := await target.tier.verify([self.number]):
@@ -320,7 +341,9 @@ class Revision:
 
     async def _check_sizes(self, target: Target) -> None:
         """Every object added must be there with the size that was sent, whatever the server said."""
-        sizes = await sizes_of(target.tier.store, self.added)
+        self._need_sizes(target, await sizes_of(target.tier.store, self.added))
+
+    def _need_sizes(self, target: Target, sizes: Mapping[bytes, int]) -> None:
         for ref in self.added:
             if sizes.get(ref.name) != ref.size:
                 raise Unavailable(
@@ -338,73 +361,18 @@ class Revision:
             except SecondInstallation:
                 raise
             except TandemError as fault:
-                self._leave(target, fault)
+                leave(target, fault)
 
         tasks: dict[asyncio.Future[Any], Target] = {
             asyncio.ensure_future(guarded(target)): target for target in self._alive
         }
-        await self._patiently(tasks)
+        await self._patience.wait(tasks)
         for task, target in tasks.items():
             if not (task.cancelled() and target.failed):
                 task.result()
 
-    async def _patiently(self, tasks: Mapping[asyncio.Future[Any], Target]) -> None:
-        """Wait for ``tasks``, all ended when it returns. Once one target is through, nobody waits for the last
-        attempt of a dead link: a target whose link has been in trouble for the patience leaves. So does one that
-        is behind, and has held the others up for as long as its budget allows."""
-        waiting: set[asyncio.Future[Any]] = set(tasks)
-        clock = asyncio.get_running_loop().time
-        held_up: list[Target] = []
-        try:
-            while waiting:
-                left = [self._pace.left(target.tier.id) for target in held_up]
-                before = clock()
-                _, waiting = await asyncio.wait(
-                    waiting,
-                    timeout=max(0.0, min([LINK_POLL_S, *left])),
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                for target in held_up:
-                    self._pace.charge(target.tier.id, clock() - before)
-                held_up = self._judge_late(waiting, tasks)
-        finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-
-    def _judge_late(
-        self, waiting: Iterable[asyncio.Future[Any]], tasks: Mapping[asyncio.Future[Any], Target]
-    ) -> list[Target]:
-        """Have those leave that the others wait for in vain; gives those that they wait for now."""
-        late = {tasks[task]: task for task in waiting}
-        through = any(not target.failed and target not in late for target in tasks.values())
-        held_up: list[Target] = []
-        for target, task in late.items():
-            if through and not target.failed and target.tier.troubled_s > self._tiers.patience_s:
-                said = target.tier.last_fault
-                self._leave(target, Unavailable(f"left while it was retried ({said})"))
-            elif through and not target.failed and target.behind:
-                if self._pace.left(target.tier.id) <= 0:
-                    self._fall_behind(target)
-                else:
-                    held_up.append(target)
-            if target.failed:
-                target.interrupt(task)
-        return held_up
-
     def _end(self, cause: Exception) -> None:
         self._stop = cause
-
-    def _leave(self, target: Target, fault: TandemError) -> None:
-        target.leave(fault)
-        target.tier.fail(fault)
-
-    def _fall_behind(self, target: Target) -> None:
-        """It works, but not fast enough: what it has got stays there, and is not sent again."""
-        seconds = self._pace.held_up(target.tier.id)
-        reason = f"left the backup, which it held up for {seconds:.0f} s; synchronisation brings it level"
-        target.leave(Unavailable(f"tier {target.tier.name} {reason}"))
-        target.tier.set_state(TierState.LAGGING, reason)
 
     def _need_target(self) -> None:
         if self._stop is not None:

@@ -1,17 +1,17 @@
 """A store on an SFTP server.
 
-The protocol is blocking code (sftp_folder.py over sftp_requests.py over a link) on one thread per connection,
+The protocol is blocking code (sftp_folder.py over sftp_requests.py over a link) on threads of the connection,
 so that a busy event loop does not slow it and it does not slow the loop. A verb that is cancelled cuts the
-link, which ends the thread's work at once; so does every fault that leaves the session in doubt.
-A far server is given several connections, since each carries no more than a window per round trip. They are
-one session: begun together, and closed together when one of them fails.
-paramiko takes a quarter of a second to load, so it is loaded on that thread, while ``ssh`` connects.
+link, which ends the threads' work at once; so does every fault that leaves the session in doubt.
+A connection carries many verbs at once, of which one moves much: round trips are what small ones cost, and two
+large ones would only share what the line carries. A far server is given several connections, since each carries no
+more than a window per round trip. They are one session: begun together, and closed together when one of them fails.
+paramiko takes a quarter of a second to load, so it is loaded on a thread, while ``ssh`` connects.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -30,21 +30,29 @@ FAR_S = 0.02
 """Round trips above this many seconds are worth `FAR_CONNECTIONS`, measured; below, one fills the line."""
 
 FAR_CONNECTIONS = 3
+
+VERBS = 16
+"""Most verbs under way at once in one session."""
+
+LARGE = 12 * 1024 * 1024
+"""A transfer of more bytes than this has a connection to itself, but for small ones. No record is so long."""
+
 _GIVE_UP_S = 5.0
 _T = TypeVar("_T")
 
 
 class _Connection:
-    """One link, its thread, and the folder beyond it."""
+    """One link, its threads, and the folder beyond it."""
 
     def __init__(self, target: SftpTarget, parts: KnownParts) -> None:
         self.target = target
         self.parts = parts
         self.link = _make_link(target)
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="tandem-sftp")
+        self.threads = ThreadPoolExecutor(VERBS, thread_name_prefix="tandem-sftp")
         self.folder: SftpFolder | None = None
         self.round_trip_s = 0.0
-        self.busy = False
+        self.verbs = 0
+        self.has_large = False
         self._closed: Future[None] | None = None
 
     def connect(self, make_root: bool) -> None:
@@ -55,23 +63,16 @@ class _Connection:
         requests = Requests(self.link, self.target.deadline_s)
         self.link.connected()
         folder = SftpFolder(requests, self.target.path, self.target.place, self.parts)
-        folder.enter(make_root)
-        self.round_trip_s = min(_seconds(folder.enter, False) for _ in range(2))
+        self.round_trip_s = folder.enter(make_root)
         self.folder = folder
 
     def end(self) -> Future[None]:
-        """Cut the link and let the thread release everything; does not wait."""
+        """Cut the link and let a thread release everything; does not wait."""
         if self._closed is None:
             self.link.abort()
-            self._closed = self.thread.submit(self.link.close)
-            self.thread.shutdown(wait=False)
+            self._closed = self.threads.submit(self.link.close)
+            self.threads.shutdown(wait=False)
         return self._closed
-
-
-def _seconds(call: Callable[[bool], None], argument: bool) -> float:
-    began = time.monotonic()
-    call(argument)
-    return time.monotonic() - began
 
 
 def _make_link(target: SftpTarget) -> SshPipe | ParamikoLink:
@@ -83,8 +84,10 @@ def _make_link(target: SftpTarget) -> SshPipe | ParamikoLink:
 
 
 class SftpStore(Store):
-    """Names are files below ``target.path``. ``parallel`` is known once it is open; the further connections of
+    """Names are files below ``target.path``. ``uploads`` is known once it is open; the further connections of
     a far server are then still on their way, and the first serves alone until they are there."""
+
+    parallel = VERBS
 
     def __init__(self, target: SftpTarget, make_root: bool = False, parts: KnownParts | None = None) -> None:
         self.target = target
@@ -105,9 +108,9 @@ class SftpStore(Store):
             raise
         assert first.folder is not None
         self.power_safe = first.folder.power_safe
-        self.parallel = self.uploads = FAR_CONNECTIONS if first.round_trip_s > FAR_S else 1
-        if self.parallel > 1:
-            more = [_Connection(self.target, self._parts) for _ in range(self.parallel - 1)]
+        self.uploads = FAR_CONNECTIONS if first.round_trip_s > FAR_S else 1
+        if self.uploads > 1:
+            more = [_Connection(self.target, self._parts) for _ in range(self.uploads - 1)]
             self._connections += more
             self._more = asyncio.create_task(self._connect_more(more), name="further SFTP connections")
 
@@ -117,7 +120,7 @@ class SftpStore(Store):
 
     async def _connect_one(self, one: _Connection) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(one.thread, one.connect, False)
+            await asyncio.get_running_loop().run_in_executor(one.threads, one.connect, False)
         except TandemError:
             if one in self._connections:
                 self._connections.remove(one)
@@ -146,11 +149,12 @@ class SftpStore(Store):
             if sent is not None:
                 loop.call_soon_threadsafe(sent, count)
 
-        await self._run(lambda folder: folder.put(name, view, tell))
+        await self._run(lambda folder: folder.put(name, view, tell), len(view))
 
     async def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         check_name(name)
-        return await self._run(lambda folder: folder.read(name, offset, length))
+        most = LARGE + 1 if length is None else length
+        return await self._run(lambda folder: folder.read(name, offset, length), most)
 
     async def size(self, name: str) -> int:
         check_name(name)
@@ -171,28 +175,37 @@ class SftpStore(Store):
         check_name(name)
         await self._run(lambda folder: folder.delete(name))
 
-    async def _run(self, verb: Callable[[SftpFolder], _T]) -> _T:
-        """``verb`` on a connection that has nothing else to do."""
-        connection, folder = await self._free()
-        connection.busy = True
+    async def _run(self, verb: Callable[[SftpFolder], _T], size: int = 0) -> _T:
+        """``verb``, which moves about ``size`` bytes, on the connection that has least to do."""
+        large = size > LARGE
+        connection, folder = await self._free(large)
+        connection.verbs += 1
+        connection.has_large |= large
         try:
             return await self._on_thread(connection, verb, folder)
         finally:
-            connection.busy = False
+            connection.verbs -= 1
+            connection.has_large &= not large
             self._changed.set()
 
-    async def _free(self) -> tuple[_Connection, SftpFolder]:
+    async def _free(self, large: bool) -> tuple[_Connection, SftpFolder]:
         while self._connections:
-            for one in self._connections:
-                if one.folder is not None and not one.busy:
-                    return one, one.folder
+            free = [
+                (one.has_large, one.verbs, at)
+                for at, one in enumerate(self._connections)
+                if one.folder is not None and one.verbs < VERBS and not (large and one.has_large)
+            ]
+            if free:
+                one = self._connections[min(free)[2]]
+                assert one.folder is not None
+                return one, one.folder
             self._changed.clear()
             await self._changed.wait()
         raise Unavailable(f"{self.target.place} is not open")
 
     async def _on_thread(self, connection: _Connection, call: Callable[..., _T], *args: object) -> _T:
-        """``call`` on the connection's thread. A fault or a cancellation ends the session."""
-        work = asyncio.get_running_loop().run_in_executor(connection.thread, call, *args)
+        """``call`` on a thread of the connection. A fault or a cancellation ends the session."""
+        work = asyncio.get_running_loop().run_in_executor(connection.threads, call, *args)
         try:
             return await asyncio.shield(work)
         except (asyncio.CancelledError, Unavailable, Corrupt):

@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import posixpath
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 
 from paramiko import sftp
 
 from ..errors import Absent, Refused, TandemError
-from .sftp_errors import StatusError, from_status, full
-from .sftp_requests import Attributes, Reply, Requests, read_attributes
+from .sftp_errors import NotSyncedError, StatusError, from_status, full
+from .sftp_requests import Attributes, Reply, Request, Requests, read_attributes
 
 HARDLINK, FSYNC, STATVFS = b"hardlink@openssh.com", b"fsync@openssh.com", b"statvfs@openssh.com"
 NEW = sftp.SFTP_FLAG_READ | sftp.SFTP_FLAG_WRITE | sftp.SFTP_FLAG_CREATE | sftp.SFTP_FLAG_EXCL
@@ -31,33 +33,55 @@ class SftpCalls:
         self._requests = requests
         self._root = root
         self._place = place
+        self._folders = {""}
+        """Folders that were there a moment ago."""
         self.power_safe = FSYNC in requests.extensions
 
-    def enter(self, make: bool) -> None:
-        """See that the root is a folder; make it and its parents first if ``make``."""
+    def enter(self, make: bool) -> float:
+        """Begin the session: take the server's limits, and see that the root is a folder; make it and its parents
+        first if ``make``. Gives how many seconds a question and its answer took."""
         with self._explained("open the folder"):
-            try:
-                found = self._stat(self._path(""))
-            except StatusError as error:
-                if error.code != sftp.SFTP_NO_SUCH_FILE:
-                    raise
-                if not make:
-                    raise Absent(
-                        f"{self._place}: there is no such folder on the server",
-                        "check the path, and that the disk behind it is mounted there",
-                    ) from error
-                self._make_root()
-                found = self._stat(self._path(""))
+            began = time.monotonic()
+            limits = self._requests.ask_limits()
+            found = self._root_attributes()
+            took = time.monotonic() - began
+            self._requests.take_limits(limits)
+            if found is None and make:
+                folders = [path for path in accumulate(self._root.split("/"), "{}/{}".format) if path]
+                self._make_folders([os.fsencode(path) for path in folders])
+                found = self._root_attributes()
+        if found is None:
+            raise Absent(
+                f"{self._place}: there is no such folder on the server",
+                "check the path, and that the disk behind it is mounted there",
+            )
         if not found.is_folder:
             raise Refused(f"{self._place} is not a folder", "give the path of a folder")
+        return took
 
-    def _make_root(self) -> None:
-        path = ""
-        for part in self._root.split("/"):
-            path = f"{path}{part}/"
-            if part:
-                with suppress(StatusError):
-                    self._mkdir(os.fsencode(path.rstrip("/")))
+    def _root_attributes(self) -> Attributes | None:
+        try:
+            return self._stat(self._path(""))
+        except StatusError as error:
+            if error.code != sftp.SFTP_NO_SUCH_FILE:
+                raise
+            return None
+
+    def _make_folders(self, paths: Sequence[bytes]) -> None:
+        """Make those of ``paths``, parents first, that are not there. The answers do not matter: "is there" and worse
+        are both told by whatever needs the folder."""
+        numbers: list[int] = []
+        for path in paths:
+            numbers.append(self._requests.ask(*_making(path)))
+            if not self._requests.in_order:
+                self._end(numbers)
+        self._end(numbers)
+
+    def _end(self, numbers: list[int]) -> None:
+        """Wait for all these answers, whatever they are."""
+        while numbers:
+            with suppress(StatusError):
+                self._requests.answer(numbers.pop(0))
 
     def _path(self, name: str) -> bytes:
         root = os.fsencode(self._root)
@@ -69,30 +93,64 @@ class SftpCalls:
         return self._requests.call(sftp.CMD_OPEN, path, flags, _MODE_FLAG, _FILE_MODE).string()
 
     def _open_new(self, name: str) -> bytes:
-        reply = self._with_parents(name, sftp.CMD_OPEN, self._path(name), NEW, _MODE_FLAG, _FILE_MODE)
-        return reply.string()
+        return self._with_parents(name, self._opening(name)).string()
 
-    def _with_parents(self, name: str, kind: int, *fields: int | bytes) -> Reply:
-        """The request; if it says "no such file", once more with the parent folders of ``name`` made."""
+    def _opening(self, name: str) -> Request:
+        """What makes a new file and opens it."""
+        return (sftp.CMD_OPEN, self._path(name), NEW, _MODE_FLAG, _FILE_MODE)
+
+    def _with_parents(self, name: str, request: Request, handle: bytes | None = None) -> Reply:
+        """The answer to ``request``, which needs the folder of ``name``: that is made, with its parents, if it is not
+        there. ``handle``: of the file that it publishes, which is synced right behind it: the name is durable too."""
         try:
-            return self._requests.call(kind, *fields)
+            return self._answered(name, self._ask_with_parents(name, request, handle), handle)
+        except NotSyncedError:
+            raise
         except StatusError as error:
             if error.code not in (sftp.SFTP_NO_SUCH_FILE, sftp.SFTP_FAILURE):
                 raise
             there = self._is_folder(posixpath.dirname(name))
             if there and error.code == sftp.SFTP_FAILURE:
                 raise
+        self._folders.discard(posixpath.dirname(name))
         # A folder that is there now was not a moment ago: another session made it.
-        walked = ""
-        for part in () if there else name.split("/")[:-1]:
-            walked = f"{walked}/{part}" if walked else part
-            # Its answer does not matter: "is there" and worse are both told by the request itself.
-            with suppress(StatusError):
-                self._mkdir(self._path(walked))
-        return self._requests.call(kind, *fields)
+        if not there:
+            self._make_folders(self._parents(name))
+        return self._answered(name, self._ask_with_parents(name, request, handle), handle)
 
-    def _mkdir(self, path: bytes) -> None:
-        self._requests.call(sftp.CMD_MKDIR, path, _MODE_FLAG, _FOLDER_MODE)
+    def _ask_with_parents(self, name: str, request: Request, handle: bytes | None = None) -> list[int]:
+        """Send ``request``, and in one piece with it what makes the folder of ``name`` (unless that is known to be
+        there) and what syncs ``handle``, to a server that keeps this order. The numbers but for the folders'."""
+        if not self._requests.in_order:
+            return self._requests.ask_all(request)
+        known = posixpath.dirname(name) in self._folders
+        made: list[Request] = [] if known else [_making(path) for path in self._parents(name)]
+        synced = [] if handle is None else self._settling(handle)
+        numbers = self._requests.ask_all(*made, request, *synced)
+        for number in numbers[: len(made)]:
+            self._requests.drop(number)
+        return numbers[len(made) :]
+
+    def _answered(self, name: str, numbers: list[int], handle: bytes | None = None) -> Reply:
+        """The answer to what `_ask_with_parents` sent."""
+        first, *synced = numbers
+        try:
+            reply = self._requests.answer(first)
+        except StatusError:
+            for number in synced:
+                self._requests.drop(number)
+            raise
+        self._folders.add(posixpath.dirname(name))
+        if handle is not None and not synced:
+            synced = self._requests.ask_all(*self._settling(handle))
+        try:
+            self._requests.answer_all(synced)
+        except StatusError as error:
+            raise NotSyncedError(error.code, error.text) from error
+        return reply
+
+    def _parents(self, name: str) -> list[bytes]:
+        return [self._path(folder) for folder in accumulate(name.split("/")[:-1], "{}/{}".format)]
 
     def _stat(self, path: bytes) -> Attributes:
         return read_attributes(self._requests.call(sftp.CMD_STAT, path))
@@ -116,8 +174,12 @@ class SftpCalls:
             return False
 
     def _sync(self, handle: bytes) -> None:
-        if self.power_safe:
-            self._requests.call(sftp.CMD_EXTENDED, FSYNC, handle)
+        for request in self._settling(handle):
+            self._requests.call(*request)
+
+    def _settling(self, handle: bytes) -> list[Request]:
+        """What makes a file durable, where that can be had."""
+        return [(sftp.CMD_EXTENDED, FSYNC, handle)] if self.power_safe else []
 
     def _settle(self, name: str) -> None:
         """Best effort: what an earlier session published under ``name``, or a folder, goes to disk now."""
@@ -154,3 +216,7 @@ class SftpCalls:
                 if flags & 1:
                     return Refused(f"cannot {doing}: it is mounted read-only", "mount it for writing there")
         return from_status(error, doing)
+
+
+def _making(folder: bytes) -> Request:
+    return (sftp.CMD_MKDIR, folder, _MODE_FLAG, _FOLDER_MODE)

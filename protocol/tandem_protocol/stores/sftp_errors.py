@@ -53,6 +53,10 @@ class StatusError(Exception):
         super().__init__(self.text)
 
 
+class NotSyncedError(StatusError):
+    """What was asked for was done, but the fsync behind it was refused."""
+
+
 def from_status(error: StatusError, doing: str) -> TandemError:
     """The error for a status whose cause is plain. A bare "Failure" is `Unavailable` here; whoever can
     ask the server more (free space, is the name taken) does that first."""

@@ -9,6 +9,7 @@ what costs here.
 from __future__ import annotations
 
 import posixpath
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -21,8 +22,8 @@ from .faults import temporary_name
 from .folder import CONTENT
 from .parts import SLICE, KnownParts
 from .sftp_calls import HARDLINK, SftpCalls
-from .sftp_errors import StatusError
-from .sftp_requests import Reply, Requests, read_attributes
+from .sftp_errors import NotSyncedError, StatusError
+from .sftp_requests import Reply, Request, Requests, read_attributes
 
 MAX_OBJECT = 256 * 1024 * 1024
 """Bytes of the longest object that is read whole: a server's word on a size is not trusted beyond it."""
@@ -46,11 +47,9 @@ class SftpFolder(SftpCalls):
         with self._explained(f"create {name}", len(data)):
             handle = self._open_new(temporary)
             try:
-                self._requests.write(handle, data, 0, _ignore)
-                self._sync(handle)
-                if not self._publish_new(temporary, name):
+                self._requests.write(handle, data, 0, _ignore, self._settling(handle))
+                if not self._publish_new(temporary, name, handle):
                     self._create_in_place(name, data)
-                self._sync(handle)
             except StatusError as error:
                 if self._exists(name):
                     self._settle(name)
@@ -61,18 +60,20 @@ class SftpFolder(SftpCalls):
                 self._later(sftp.CMD_CLOSE, handle)
                 self._later(sftp.CMD_REMOVE, self._path(temporary))
 
-    def _publish_new(self, temporary: str, name: str) -> bool:
-        """Give the temporary file its name exclusively. False: this server can do that in neither way."""
+    def _publish_new(self, temporary: str, name: str, handle: bytes) -> bool:
+        """Give the temporary file its name exclusively, durably. False: this server can do that in neither way."""
         source, target = self._path(temporary), self._path(name)
         if HARDLINK in self._requests.extensions:
             try:
-                self._with_parents(name, sftp.CMD_EXTENDED, HARDLINK, source, target)
+                self._with_parents(name, (sftp.CMD_EXTENDED, HARDLINK, source, target), handle)
                 return True
             except StatusError:
                 if self._exists(name):
                     raise
         try:
-            self._with_parents(name, sftp.CMD_RENAME, source, target)
+            self._with_parents(name, (sftp.CMD_RENAME, source, target), handle)
+        except NotSyncedError:
+            raise
         except StatusError as error:
             if error.code != sftp.SFTP_OP_UNSUPPORTED:
                 raise
@@ -83,19 +84,26 @@ class SftpFolder(SftpCalls):
         """The last resort: a crash in here leaves a torn file, which the protocol knows and writes again."""
         handle = self._open_new(name)
         try:
-            self._requests.write(handle, data, 0, _ignore)
-            self._sync(handle)
+            self._requests.write(handle, data, 0, _ignore, self._settling(handle))
         finally:
             self._later(sftp.CMD_CLOSE, handle)
 
     def put(self, name: str, data: memoryview, sent: Callable[[int], None]) -> None:
         part = f"tmp/{posixpath.basename(name)}"
         with self._explained(f"write {name}", len(data)):
-            if self._is_there(name, len(data)):
-                return
-            handle, done = self._open_part(part, data)
+            looked = self._requests.ask(sftp.CMD_LSTAT, self._path(name))
+            opened = self._ask_with_parents(part, self._opening(part))
+            there = True
             try:
-                self._requests.write(handle, data[done:], done, sent)
+                there = self._is_there(name, len(data), looked)
+            finally:
+                if there:
+                    self._take_back(part, opened)
+            if there:
+                return
+            handle, done = self._open_part(part, data, opened)
+            try:
+                self._write(handle, data, done, part, sent)
                 self._finish(handle, part, name, len(data))
             except StatusError as error:
                 cause = self._explain(error, f"write {name}", len(data))
@@ -105,21 +113,35 @@ class SftpFolder(SftpCalls):
             finally:
                 self._later(sftp.CMD_CLOSE, handle)
 
-    def _finish(self, handle: bytes, part: str, name: str, length: int) -> None:
-        looked = self._requests.ask(sftp.CMD_FSTAT, handle)
-        self._sync(handle)
-        size = read_attributes(self._requests.answer(looked)).size
-        if size != length:
+    def _write(
+        self, handle: bytes, data: memoryview, done: int, part: str, sent: Callable[[int], None]
+    ) -> None:
+        """Write what is not ``done``, durably; it is seen that all of it is there."""
+        then: list[Request] = [(sftp.CMD_FSTAT, handle), *self._settling(handle)]
+        looked = self._requests.write(handle, data[done:], done, sent, then)[0]
+        size = read_attributes(looked).size
+        if size != len(data):
             self._discard(part)
-            raise Unavailable(f"{self._place}: {part} has {size} bytes where {length} were written")
+            raise Unavailable(f"{self._place}: {part} has {size} bytes where {len(data)} were written")
+
+    def _finish(self, handle: bytes, part: str, name: str, length: int) -> None:
+        """Give the part its name, durably."""
         try:
-            self._with_parents(name, sftp.CMD_RENAME, self._path(part), self._path(name))
+            self._with_parents(name, (sftp.CMD_RENAME, self._path(part), self._path(name)), handle)
+        except NotSyncedError:
+            raise
         except StatusError:
             if not self._is_there(name, length):
                 raise
             self._discard(part)
-        self._sync(handle)
+            self._sync(handle)
         self._parts.forget(part)
+
+    def _take_back(self, part: str, opened: list[int]) -> None:
+        """The part is not needed: the object is there."""
+        with suppress(StatusError):
+            self._later(sftp.CMD_CLOSE, self._answered(part, opened).string())
+            self._later(sftp.CMD_REMOVE, self._path(part))
 
     def _discard(self, part: str) -> None:
         """Remove a part before anything else happens: the next upload takes the same name."""
@@ -127,13 +149,13 @@ class SftpFolder(SftpCalls):
         with suppress(StatusError):
             self._requests.call(sftp.CMD_REMOVE, self._path(part))
 
-    def _open_part(self, part: str, data: memoryview) -> tuple[bytes, int]:
-        """(handle, bytes that are there already and right) of the part to write to."""
+    def _open_part(self, part: str, data: memoryview, opened: list[int]) -> tuple[bytes, int]:
+        """(handle, bytes that are there already and right) of the part to write to, which ``opened`` asks for."""
         try:
-            return self._open_new(part), 0
+            return self._answered(part, opened).string(), 0
         except StatusError:
             if not self._exists(part):
-                raise
+                return self._open_new(part), 0
         handle = self._open(self._path(part), sftp.SFTP_FLAG_READ | sftp.SFTP_FLAG_WRITE)
         size = read_attributes(self._requests.call(sftp.CMD_FSTAT, handle)).size
         if 0 < size <= len(data) and self._is_good(handle, part, size, data):
@@ -163,10 +185,10 @@ class SftpFolder(SftpCalls):
             start = stop
         return True
 
-    def _is_there(self, name: str, length: int) -> bool:
+    def _is_there(self, name: str, length: int, looked: int | None = None) -> bool:
         """Whether the object is there with this size, durably; `Exists` if with another."""
         try:
-            size = self._size(name)
+            size = self._size(name, looked)
         except Missing:
             return False
         if size != length:
@@ -193,8 +215,7 @@ class SftpFolder(SftpCalls):
         handle = self._open(path, sftp.SFTP_FLAG_READ)
         try:
             first = bytearray(min(requests.max_read, requests.max_read if length is None else length))
-            looked = requests.ask(sftp.CMD_FSTAT, handle)
-            reading = requests.ask_read(handle, offset, memoryview(first)) if first else 0
+            looked, reading = requests.ask_look_and_read(handle, offset, memoryview(first))
             found = read_attributes(requests.answer(looked))
             if found.is_folder:
                 requests.drop(reading)
@@ -228,9 +249,12 @@ class SftpFolder(SftpCalls):
         with self._explained(f"look at {name}"):
             return self._size(name)
 
-    def _size(self, name: str) -> int:
+    def _size(self, name: str, looked: int | None = None) -> int:
+        """``looked``: the number of the request for what stands there, if it was sent."""
         try:
-            found = self._lstat(self._path(name))
+            if looked is None:
+                looked = self._requests.ask(sftp.CMD_LSTAT, self._path(name))
+            found = read_attributes(self._requests.answer(looked))
             if found.is_folder:
                 found = self._lstat(self._path(f"{name}/{CONTENT}"))
         except StatusError as error:
@@ -256,25 +280,26 @@ class SftpFolder(SftpCalls):
 
     def _names(self, handle: bytes, folder: str) -> Iterator[Entry]:
         """Every valid name that the server gives, with a few requests ahead; `Corrupt` if it never ends."""
-        requests, answers, names, ended = self._requests, 0, 0, False
-        waiting = [requests.ask(sftp.CMD_READDIR, handle)]
-        while waiting:
-            try:
-                reply = requests.answer(waiting.pop(0))
-            except StatusError as error:
-                if error.code != sftp.SFTP_EOF:
-                    raise
-                ended = True
-                continue
-            answers += 1
-            for entry in _listed(reply):
-                names += 1
-                if entry is not None:
-                    yield entry
-            if answers > MAX_NAMES or names > MAX_NAMES:
-                raise Corrupt(f"{self._place}: the listing of {folder or 'the root'} does not end")
-            while not ended and len(waiting) < _READ_AHEAD:
-                waiting.append(requests.ask(sftp.CMD_READDIR, handle))
+        requests, answers, names = self._requests, 0, 0
+        waiting = deque(requests.ask_all(*[(sftp.CMD_READDIR, handle)] * _READ_AHEAD))
+        try:
+            while True:
+                reply = requests.answer(waiting.popleft())
+                answers += 1
+                for entry in _listed(reply):
+                    names += 1
+                    if entry is not None:
+                        yield entry
+                if answers > MAX_NAMES or names > MAX_NAMES:
+                    raise Corrupt(f"{self._place}: the listing of {folder or 'the root'} does not end")
+                if len(waiting) < _READ_AHEAD // 2:
+                    waiting += requests.ask_all(*[(sftp.CMD_READDIR, handle)] * _READ_AHEAD)
+        except StatusError as error:
+            if error.code != sftp.SFTP_EOF:
+                raise
+        finally:
+            for number in waiting:
+                requests.drop(number)
 
     def _objects_in_folders(self, folder: str, entries: list[Entry]) -> list[Entry]:
         """Folders that hold the one file ``c`` are objects."""
@@ -297,7 +322,7 @@ class SftpFolder(SftpCalls):
             if self._exists(target):
                 raise Exists(f"{self._place}: cannot move {source}: {target} is there")
             try:
-                self._with_parents(target, sftp.CMD_RENAME, self._path(source), self._path(target))
+                self._with_parents(target, (sftp.CMD_RENAME, self._path(source), self._path(target)))
             except StatusError as error:
                 if not self._exists(source):
                     raise Missing(f"{self._place}: cannot move {source}: it is not there") from error

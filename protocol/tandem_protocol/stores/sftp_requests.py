@@ -3,13 +3,15 @@
 paramiko gives the message numbers and the encoding of requests. Its client is not used: it drops the
 statuses of pipelined writes, so a write that failed in the middle stays unseen. Here every request has a
 number that is waited for, every wait a deadline, every length a cap, and long reads and writes keep a
-window of requests under way without copying the data. It knows no paths of tiers and no retries; after
+window of requests under way without copying the data. Several threads may use one session at once, each with
+requests of its own: whoever waits receives for all of them. It knows no paths of tiers and no retries; after
 `Unavailable` or `Corrupt` the link is of no more use.
 """
 
 from __future__ import annotations
 
 import struct
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,7 +20,7 @@ from typing import Protocol
 
 from paramiko import Message, sftp
 
-from ..errors import Corrupt, Unavailable
+from ..errors import Corrupt, TandemError, Unavailable
 from ..store import Buffer
 from .sftp_errors import StatusError
 
@@ -36,8 +38,16 @@ _WRITE = struct.Struct(">IBII")
 _VERSION = 3
 
 
+_IN_ORDER = b"expand-path@openssh.com"
+"""What only OpenSSH's server offers, since 8.7."""
+
+Request = tuple[int, *tuple[int | bytes, ...]]
+"""The kind of a request, and its fields."""
+
+
 class Link(Protocol):
-    """Carries bytes to a server and back. Both calls raise TimeoutError after ``seconds``."""
+    """Carries bytes to a server and back. Both calls raise TimeoutError after ``seconds``. One thread may send while
+    another receives, never two at one."""
 
     def send(self, buffers: Sequence[Buffer], seconds: float) -> None: ...
 
@@ -110,7 +120,8 @@ def read_attributes(reply: Reply) -> Attributes:
 
 
 class Requests:
-    """One SFTP session over ``link``. Not for use from two threads at once."""
+    """One SFTP session over ``link``. ``in_order``: the server carries out one request after another, as the protocol
+    demands for those about one file. (asyncssh's, for one, begins the next before a write has ended.)"""
 
     def __init__(self, link: Link, deadline_s: float) -> None:
         self._link = link
@@ -119,10 +130,14 @@ class Requests:
         self._waiting: dict[int, memoryview | None] = {}
         self._replies: dict[int, Reply | int] = {}
         self._dropped: set[int] = set()
+        self._sending = threading.Lock()
+        self._changed = threading.Condition(threading.Lock())
+        """Guards the tables above and the two below; told when an answer has come or nobody receives any more."""
+        self._receiving = False
+        self._fault: TandemError | None = None
         self.max_read = self.max_write = SAFE_SIZE
         self.extensions = self._hello()
-        if b"limits@openssh.com" in self.extensions:
-            self._read_limits()
+        self.in_order = _IN_ORDER in self.extensions
 
     def _hello(self) -> dict[bytes, bytes]:
         self._transmit((struct.pack(">IBI", 5, sftp.CMD_INIT, _VERSION),))
@@ -139,28 +154,37 @@ class Requests:
             found[name] = reply.string()
         return found
 
-    def _read_limits(self) -> None:
-        reply = self.call(sftp.CMD_EXTENDED, b"limits@openssh.com")
+    def ask_limits(self) -> int | None:
+        """Ask for the server's limits, if it tells them; what this gives is for `take_limits`."""
+        if b"limits@openssh.com" not in self.extensions:
+            return None
+        return self.ask(sftp.CMD_EXTENDED, b"limits@openssh.com")
+
+    def take_limits(self, number: int | None) -> None:
+        """Wait for the limits and keep to them."""
+        if number is None:
+            return
+        reply = self.answer(number)
         reply.int64()
         most_read, most_write = reply.int64(), reply.int64()
         # 0 means that the server sets no limit of its own.
         self.max_read = max(min(most_read or BEST_SIZE, BEST_SIZE), 1024)
         self.max_write = max(min(most_write or BEST_SIZE, BEST_SIZE), 1024)
 
-    def ask(self, kind: int, *fields: int | bytes) -> int:
+    def ask(self, kind: int, *fields: int | bytes, into: memoryview | None = None) -> int:
         """Send a request; its number, to be given to `answer` or `drop`."""
-        message = Message()
-        for field in fields:
-            if isinstance(field, Long):
-                message.add_int64(field)
-            elif isinstance(field, int):
-                message.add_int(field)
-            else:
-                message.add_string(field)
-        body = message.asbytes()
-        number = self._next(None)
-        self._transmit((_HEAD.pack(len(body) + 5, kind, number) + body,))
+        number = self._next(into)
+        self._transmit((_packed(number, kind, fields),))
         return number
+
+    def ask_all(self, *requests: Request) -> list[int]:
+        """Send several requests as one piece; their numbers."""
+        numbers = [self._next(None) for _ in requests]
+        packed = (
+            _packed(number, kind, fields) for number, (kind, *fields) in zip(numbers, requests, strict=True)
+        )
+        self._transmit((b"".join(packed),))
+        return numbers
 
     def answer(self, number: int) -> Reply:
         """Wait for the answer to a request; `StatusError` if it is a status that is not OK."""
@@ -174,15 +198,25 @@ class Requests:
 
     def drop(self, number: int) -> None:
         """The answer to this request does not matter."""
-        if self._replies.pop(number, None) is None and number in self._waiting:
-            self._waiting[number] = None
-            self._dropped.add(number)
+        with self._changed:
+            if self._replies.pop(number, None) is None and number in self._waiting:
+                self._waiting[number] = None
+                self._dropped.add(number)
 
-    def write(self, handle: bytes, data: memoryview, offset: int, sent: Callable[[int], None]) -> None:
-        """Write all of ``data`` at ``offset``. Every status is seen before this returns; the first that is
-        not OK is raised, after all others have come in. ``sent`` is told what the server confirmed."""
+    def write(
+        self,
+        handle: bytes,
+        data: memoryview,
+        offset: int,
+        sent: Callable[[int], None],
+        then: Sequence[Request] = (),
+    ) -> list[Reply]:
+        """Write all of ``data`` at ``offset``, and ``then`` some more, in that order. Every status is seen before this
+        returns; the first that is not OK is raised, after all others have come in. Gives the answers to ``then``.
+        ``sent`` is told what the server confirmed."""
         size, window = self.max_write, self._window(self.max_write)
         waiting: deque[tuple[int, int]] = deque()
+        more: list[int] = []
         failure: StatusError | None = None
         for start in range(0, len(data), size):
             if len(waiting) >= window:
@@ -195,12 +229,27 @@ class Requests:
             place = struct.pack(">QI", offset + start, len(part))
             self._transmit((head + handle + place, part))
             waiting.append((number, len(part)))
+        if then and self.in_order and failure is None:
+            more = self.ask_all(*then)
         while waiting:
             # The first failure is kept, but each answer is taken: a bare "or" would leave them all waiting.
             outcome = self._written(*waiting.popleft(), sent)
             failure = failure or outcome
+        if then and not more and failure is None:
+            more = self.ask_all(*then)
+        return self.answer_all(more, failure)
+
+    def answer_all(self, numbers: Sequence[int], failure: StatusError | None = None) -> list[Reply]:
+        """Wait for all these answers, then raise the first that is a status that is not OK, or ``failure``."""
+        replies = []
+        for number in numbers:
+            try:
+                replies.append(self.answer(number))
+            except StatusError as error:
+                failure = failure or error
         if failure is not None:
             raise failure
+        return replies
 
     def _written(self, number: int, count: int, sent: Callable[[int], None]) -> StatusError | None:
         try:
@@ -243,9 +292,18 @@ class Requests:
 
     def ask_read(self, handle: bytes, offset: int, view: memoryview) -> int:
         """Ask for bytes that will be put into ``view``; at most `max_read`."""
-        number = self.ask(sftp.CMD_READ, handle, Long(offset), len(view))
-        self._waiting[number] = view
-        return number
+        return self.ask(sftp.CMD_READ, handle, Long(offset), len(view), into=view)
+
+    def ask_look_and_read(self, handle: bytes, offset: int, view: memoryview) -> tuple[int, int]:
+        """Ask, as one piece, for the attributes of a file and for bytes as `ask_read` does; 0 if ``view`` is empty."""
+        looked = self._next(None)
+        packed = _packed(looked, sftp.CMD_FSTAT, (handle,))
+        reading = 0
+        if view:
+            reading = self._next(view)
+            packed += _packed(reading, sftp.CMD_READ, (handle, Long(offset), len(view)))
+        self._transmit((packed,))
+        return looked, reading
 
     def answer_read(self, number: int) -> int:
         """How many bytes came for `ask_read`: at least one. The end of the file is a `StatusError`."""
@@ -258,25 +316,48 @@ class Requests:
         return max(_WINDOW, min(4 * _WINDOW, _WINDOW_BYTES // size))
 
     def _next(self, into: memoryview | None) -> int:
-        self._number = self._number % 0xFFFFFFFF + 1
-        self._waiting[self._number] = into
-        return self._number
+        """A number for a request that is about to be sent, whose data go ``into`` a buffer."""
+        with self._changed:
+            self._number = self._number % 0xFFFFFFFF + 1
+            self._waiting[self._number] = into
+            return self._number
 
     def _wait(self, number: int) -> Reply | int:
-        while number not in self._replies:
-            self._receive()
-        reply = self._replies.pop(number)
+        with self._changed:
+            while number not in self._replies:
+                if self._fault is not None:
+                    raise type(self._fault)(self._fault.what, self._fault.remedy)
+                if self._receiving:
+                    self._changed.wait()  # whoever receives has a deadline
+                else:
+                    self._receive_one()
+            reply = self._replies.pop(number)
         if isinstance(reply, Reply) and reply.kind == sftp.CMD_STATUS:
             code = reply.int32()
             if code != sftp.SFTP_OK:
                 raise StatusError(code, reply.string().decode(errors="replace") if reply.left() else "")
         return reply
 
+    def _receive_one(self) -> None:
+        """Receive one answer for whoever waits for it. Called, and left, with the tables locked; not in between."""
+        self._receiving = True
+        self._changed.release()
+        try:
+            self._receive()
+        except TandemError as fault:
+            self._fault = fault
+            raise
+        finally:
+            self._changed.acquire()
+            self._receiving = False
+            self._changed.notify_all()
+
     def _receive(self) -> None:
         length, kind, number = self._head()
-        if number not in self._waiting:
-            raise Corrupt("the server answers a request that was not sent")
-        into = self._waiting.pop(number)
+        with self._changed:
+            if number not in self._waiting:
+                raise Corrupt("the server answers a request that was not sent")
+            into = self._waiting[number]
         reply: Reply | int
         if kind == sftp.CMD_DATA and into is not None:
             count = int.from_bytes(self._body(4)) if length >= 9 else -1
@@ -286,10 +367,12 @@ class Requests:
             reply = count
         else:
             reply = Reply(kind, self._body(length - 5))
-        if number in self._dropped:
-            self._dropped.discard(number)
-        else:
-            self._replies[number] = reply
+        with self._changed:
+            del self._waiting[number]
+            if number in self._dropped:
+                self._dropped.discard(number)
+            else:
+                self._replies[number] = reply
 
     def _head(self) -> tuple[int, int, int]:
         length, kind, number = _HEAD.unpack(self._body(_HEAD.size))
@@ -321,8 +404,23 @@ class Requests:
 
     def _transmit(self, buffers: Sequence[Buffer]) -> None:
         try:
-            self._link.send(buffers, self._deadline_s)
+            with self._sending:
+                self._link.send(buffers, self._deadline_s)
         except TimeoutError as error:
             raise Unavailable(f"the server took no data for {self._deadline_s:g} s") from error
         except OSError as error:
             raise self._link.reason(f"the connection broke: {error.strerror or error}") from error
+
+
+def _packed(number: int, kind: int, fields: Sequence[int | bytes]) -> bytes:
+    """A request as it goes over the wire."""
+    message = Message()
+    for field in fields:
+        if isinstance(field, Long):
+            message.add_int64(field)
+        elif isinstance(field, int):
+            message.add_int(field)
+        else:
+            message.add_string(field)
+    body = message.asbytes()
+    return _HEAD.pack(len(body) + 5, kind, number) + body
