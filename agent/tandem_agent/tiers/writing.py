@@ -49,6 +49,10 @@ from tandem_protocol.revision import (
 from tandem_protocol.store import Buffer
 from tandem_protocol.verdict import Case
 
+SMALL = 64 * 1024
+SMALL_AHEAD = 2 * DEFAULT_CAPACITY
+"""What is no pack and has at most so many bytes (a short backup's segment and snapshot) does not wait for two packs."""
+
 
 class Revision:
     """One number under way. Use `begin`, then `upload` any number of times, then `commit` or `abort`; as a context, it
@@ -132,16 +136,17 @@ class Revision:
         """
         size = memoryview(data).nbytes
         self.added.append(ObjectRef(kind, name, size))
-        await self._paced()
+        await self._paced(0 if kind is ObjectType.PACK or size > SMALL else SMALL_AHEAD)
         alive = self._alive
         parcel = Parcel(object_path(kind, name), data, weight or size, len(alive), _future())
         for target in alive:
             target.hand(parcel)
         return parcel.freed
 
-    async def _paced(self) -> None:
-        """Wait until no target is further behind than it may be, or it has left: what is in memory is bounded."""
-        limits = {target: self._limit(target) for target in self._alive}
+    async def _paced(self, more: int) -> None:
+        """Wait until no target is further behind than it may be and ``more``, or it has left: what is in memory is
+        bounded."""
+        limits = {target: self._limit(target) + more for target in self._alive}
         if any(target.behind > limit for target, limit in limits.items()):
             await self._patience.wait(
                 {asyncio.ensure_future(t.within(limit)): t for t, limit in limits.items()}

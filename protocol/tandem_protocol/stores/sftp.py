@@ -5,7 +5,7 @@ so that a busy event loop does not slow it and it does not slow the loop. A verb
 link, which ends the threads' work at once; so does every fault that leaves the session in doubt.
 A connection carries many verbs at once, of which one moves much: round trips are what small ones cost, and two
 large ones would only share what the line carries. A far server is given several connections, since each carries no
-more than a window per round trip. They are one session: begun together, and closed together when one of them fails.
+more than a window per round trip. They are one session, and closed together when one of them fails.
 paramiko takes a quarter of a second to load, so it is loaded on a thread, while ``ssh`` connects.
 """
 
@@ -30,6 +30,9 @@ FAR_S = 0.02
 """Round trips above this many seconds are worth `FAR_CONNECTIONS`, measured; below, one fills the line."""
 
 FAR_CONNECTIONS = 3
+
+NEAR_CONNECTIONS = 2
+"""While one waits for the server's fsync the other sends. The second is there only from when it is wanted."""
 
 VERBS = 16
 """Most verbs under way at once in one session."""
@@ -94,7 +97,7 @@ class SftpStore(Store):
         self._parts = parts or KnownParts()
         self._make_root = make_root
         self._connections: list[_Connection] = []
-        self._more: asyncio.Task[None] | None = None
+        self._more: asyncio.Future[list[None]] | None = None
         self._changed = asyncio.Event()
 
     async def open(self) -> None:
@@ -108,15 +111,17 @@ class SftpStore(Store):
             raise
         assert first.folder is not None
         self.power_safe = first.folder.power_safe
-        self.uploads = FAR_CONNECTIONS if first.round_trip_s > FAR_S else 1
-        if self.uploads > 1:
+        is_far = first.round_trip_s > FAR_S
+        self.uploads = FAR_CONNECTIONS if is_far else NEAR_CONNECTIONS
+        if is_far:
+            self._want_more()
+
+    def _want_more(self) -> None:
+        """Begin further connections, once in a session. A server that allows fewer has its way."""
+        if self._more is None:
             more = [_Connection(self.target, self._parts) for _ in range(self.uploads - 1)]
             self._connections += more
-            self._more = asyncio.create_task(self._connect_more(more), name="further SFTP connections")
-
-    async def _connect_more(self, more: list[_Connection]) -> None:
-        """Connect those as well. A server that allows fewer has its way."""
-        await asyncio.gather(*(self._connect_one(one) for one in more))
+            self._more = asyncio.ensure_future(asyncio.gather(*(self._connect_one(one) for one in more)))
 
     async def _connect_one(self, one: _Connection) -> None:
         try:
@@ -199,6 +204,8 @@ class SftpStore(Store):
                 one = self._connections[min(free)[2]]
                 assert one.folder is not None
                 return one, one.folder
+            if large:
+                self._want_more()
             self._changed.clear()
             await self._changed.wait()
         raise Unavailable(f"{self.target.place} is not open")
