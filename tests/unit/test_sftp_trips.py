@@ -158,7 +158,7 @@ async def test_many_verbs_share_one_connection(store: SftpStore) -> None:
         with pytest.raises(Missing):
             await store.size(name)
         await store.put(name, data)
-        assert await store.read(name) == data
+        assert await store.read(name, 0, len(data)) == data
         assert await store.size(name) == len(data)
 
     pieces = {name: DATA[: n * 1000 + 1] for n, name in enumerate(names)}
@@ -179,3 +179,16 @@ async def test_when_the_link_breaks_all_verbs_on_it_end(store: SftpStore) -> Non
     store._connections[0].link.abort()
     outcomes = await asyncio.wait_for(asyncio.gather(*verbs, return_exceptions=True), 30)
     assert all(isinstance(outcome, Unavailable) for outcome in outcomes), outcomes
+
+
+async def test_verbs_that_a_fault_of_another_cuts_say_what_it_was(store: SftpStore) -> None:
+    """ "The connection was given up" would tell nobody what to do."""
+
+    def fails(_folder: SftpFolder) -> None:
+        raise Unavailable("the server keeps nothing", "look at its disk")
+
+    other = asyncio.ensure_future(store.put("packs/00/" + "00" * 32, random.Random(7).randbytes(LARGE + 1)))
+    await asyncio.sleep(0)
+    for verb in (store._run(fails), other):
+        with pytest.raises(Unavailable, match="keeps nothing: look at its disk"):
+            await verb

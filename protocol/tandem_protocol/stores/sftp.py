@@ -56,6 +56,8 @@ class _Connection:
         self.round_trip_s = 0.0
         self.verbs = 0
         self.has_large = False
+        self.cause: TandemError | None = None
+        """What ended the session, where it was a fault of a verb."""
         self._closed: Future[None] | None = None
 
     def connect(self, make_root: bool) -> None:
@@ -211,14 +213,19 @@ class SftpStore(Store):
         raise Unavailable(f"{self.target.place} is not open")
 
     async def _on_thread(self, connection: _Connection, call: Callable[..., _T], *args: object) -> _T:
-        """``call`` on a thread of the connection. A fault or a cancellation ends the session."""
+        """``call`` on a thread of the connection. A fault or a cancellation ends the session; the other verbs that this
+        cuts say why."""
         work = asyncio.get_running_loop().run_in_executor(connection.threads, call, *args)
         try:
             return await asyncio.shield(work)
-        except (asyncio.CancelledError, Unavailable, Corrupt):
+        except (asyncio.CancelledError, Unavailable, Corrupt) as fault:
             work.add_done_callback(unasked)
             if connection in self._connections:
+                for one in self._connections:
+                    one.cause = fault if isinstance(fault, TandemError) else None
                 await self.close()
+            elif isinstance(fault, Unavailable) and connection.cause is not None:
+                raise Unavailable(connection.cause.what, connection.cause.remedy) from fault
             raise
 
 
