@@ -13,7 +13,7 @@ from tests.support.sshd import Sshd, running_sshd
 
 from tandem_protocol.errors import Unavailable
 from tandem_protocol.stores import sftp
-from tandem_protocol.stores.sftp import FAR_CONNECTIONS, NEAR_CONNECTIONS, SftpStore
+from tandem_protocol.stores.sftp import FAR_CONNECTIONS, SftpStore
 
 DATA = random.Random(53).randbytes(700_000)
 
@@ -30,20 +30,11 @@ async def far(sshd: Sshd) -> AsyncIterator[int]:
         yield port
 
 
-async def test_a_near_server_gets_a_second_connection_when_a_large_object_waits(
-    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_near_server_gets_one_connection(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sftp, "FAR_S", 60)  # however busy this machine is
-    monkeypatch.setattr(sftp, "LARGE", 1000)
     store = SftpStore(sshd.target())
     await store.open()
-    assert store.uploads == NEAR_CONNECTIONS
-    await asyncio.gather(*(store.put(f"snapshots/{n:064x}", b"small") for n in range(9)))
-    assert len(store._connections) == 1
-    await asyncio.gather(*(store.put(f"lists/{n:064x}", DATA) for n in range(4)))
-    await all_there(store)
-    assert [one.folder is not None for one in store._connections] == [True] * NEAR_CONNECTIONS
-    assert sorted([entry.size async for entry in store.list("lists")]) == [len(DATA)] * 4
+    assert store.uploads == len(store._connections) == 1
     await store.close()
 
 

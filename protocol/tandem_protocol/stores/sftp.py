@@ -12,9 +12,9 @@ paramiko takes a quarter of a second to load, so it is loaded on a thread, while
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import Corrupt, TandemError, Unavailable
 from ..store import Buffer, Entry, Store
@@ -30,9 +30,6 @@ FAR_S = 0.02
 """Round trips above this many seconds are worth `FAR_CONNECTIONS`, measured; below, one fills the line."""
 
 FAR_CONNECTIONS = 3
-
-NEAR_CONNECTIONS = 2
-"""While one waits for the server's fsync the other sends. The second is there only from when it is wanted."""
 
 VERBS = 16
 """Most verbs under way at once in one session."""
@@ -58,6 +55,7 @@ class _Connection:
         self.has_large = False
         self.cause: TandemError | None = None
         """What ended the session, where it was a fault of a verb."""
+        self._running: set[Future[Any]] = set()
         self._closed: Future[None] | None = None
 
     def connect(self, make_root: bool) -> None:
@@ -69,15 +67,29 @@ class _Connection:
         self.link.connected()
         folder = SftpFolder(requests, self.target.path, self.target.place, self.parts)
         self.round_trip_s = folder.enter(make_root)
+        if FAR_S < self.round_trip_s < 3 * FAR_S:  # or was the server busy?
+            self.round_trip_s = min(self.round_trip_s, folder.enter(False))
         self.folder = folder
 
     def end(self) -> Future[None]:
         """Cut the link and let a thread release everything; does not wait."""
         if self._closed is None:
             self.link.abort()
-            self._closed = self.threads.submit(self.link.close)
+            self._closed = self.threads.submit(self._release, list(self._running))
             self.threads.shutdown(wait=False)
         return self._closed
+
+    def _release(self, running: Sequence[Future[Any]]) -> None:
+        """Once nobody uses the link any more: a number of a file that is closed soon means another one."""
+        wait(running)
+        self.link.close()
+
+    def run(self, call: Callable[..., _T], *args: object) -> asyncio.Future[_T]:
+        """``call`` on a thread."""
+        work = self.threads.submit(call, *args)
+        self._running.add(work)
+        work.add_done_callback(self._running.discard)
+        return asyncio.wrap_future(work)
 
 
 def _make_link(target: SftpTarget) -> SshPipe | ParamikoLink:
@@ -99,7 +111,7 @@ class SftpStore(Store):
         self._parts = parts or KnownParts()
         self._make_root = make_root
         self._connections: list[_Connection] = []
-        self._more: asyncio.Future[list[None]] | None = None
+        self._more: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
     async def open(self) -> None:
@@ -113,21 +125,19 @@ class SftpStore(Store):
             raise
         assert first.folder is not None
         self.power_safe = first.folder.power_safe
-        is_far = first.round_trip_s > FAR_S
-        self.uploads = FAR_CONNECTIONS if is_far else NEAR_CONNECTIONS
-        if is_far:
-            self._want_more()
-
-    def _want_more(self) -> None:
-        """Begin further connections, once in a session. A server that allows fewer has its way."""
-        if self._more is None:
+        self.uploads = FAR_CONNECTIONS if first.round_trip_s > FAR_S else 1
+        if self.uploads > 1:
             more = [_Connection(self.target, self._parts) for _ in range(self.uploads - 1)]
             self._connections += more
-            self._more = asyncio.ensure_future(asyncio.gather(*(self._connect_one(one) for one in more)))
+            self._more = asyncio.create_task(self._connect_more(more), name="further SFTP connections")
+
+    async def _connect_more(self, more: list[_Connection]) -> None:
+        """Connect those as well. A server that allows fewer has its way."""
+        await asyncio.gather(*(self._connect_one(one) for one in more))
 
     async def _connect_one(self, one: _Connection) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(one.threads, one.connect, False)
+            await one.run(one.connect, False)
         except TandemError:
             if one in self._connections:
                 self._connections.remove(one)
@@ -206,8 +216,6 @@ class SftpStore(Store):
                 one = self._connections[min(free)[2]]
                 assert one.folder is not None
                 return one, one.folder
-            if large:
-                self._want_more()
             self._changed.clear()
             await self._changed.wait()
         raise Unavailable(f"{self.target.place} is not open")
@@ -215,7 +223,7 @@ class SftpStore(Store):
     async def _on_thread(self, connection: _Connection, call: Callable[..., _T], *args: object) -> _T:
         """``call`` on a thread of the connection. A fault or a cancellation ends the session; the other verbs that this
         cuts say why."""
-        work = asyncio.get_running_loop().run_in_executor(connection.threads, call, *args)
+        work = connection.run(call, *args)
         try:
             return await asyncio.shield(work)
         except (asyncio.CancelledError, Unavailable, Corrupt) as fault:
