@@ -144,8 +144,7 @@ class Revision:
         return parcel.freed
 
     async def _paced(self, more: int) -> None:
-        """Wait until no target is further behind than it may be and ``more``, or it has left: what is in memory is
-        bounded."""
+        """Wait until no target is further behind than it may be and ``more``, or it has left: memory is bounded."""
         limits = {target: self._limit(target) + more for target in self._alive}
         if any(target.behind > limit for target, limit in limits.items()):
             await self._patience.wait(
@@ -332,8 +331,9 @@ class Revision:
             sizes.update(await sizes_of(target.tier.store, self.added))
 
         await in_parallel(target.tier.together, [partial(self._still_there, target), ask])
-        # Again: a storage that was rolled back to a moment between claim and record has lost objects only.
-        self._need_sizes(target, sizes)
+        self._need_sizes(
+            target, sizes
+        )  # again: one rolled back to between claim and record has lost objects only
 
     async def _still_there(self, target: Target) -> None:
         if reason := await target.tier.verify([self.number]):
