@@ -15,6 +15,7 @@ import pytest
 from tests.support.enginerun import EngineRepo
 
 from tandem_agent.engine import forerun, scan
+from tandem_agent.engine.filereader import FileReader
 from tandem_agent.engine.forerun import Forerun
 from tandem_agent.engine.forerunners import FORERUNNERS, FRESH_S, Forerunners, forerunners
 from tandem_agent.engine.options import ScanOptions
@@ -257,6 +258,73 @@ async def test_several_sources_one_in_another_and_the_same_again(
     second = await repo.run(*sources, forerunners=seen(*sources))
     assert listed == [] and repo.pages(second, src) == repo.pages(first, src)
     assert second.stats["files"] == first.stats["files"]
+
+
+# A first backup: nothing to compare with, everything to read
+
+
+def fetched(src: Path) -> Forerunners:
+    """What forerunners of a first backup say."""
+    told: list[bytes] = []
+    Forerun(ScanOptions(), 0, 1, told.append, fetch=True).walk([(os.fsencode(src), False)])
+    return Forerunners([pipe_with(b"".join(told))], fetching=True)
+
+
+async def test_small_files_are_fetched_once(
+    repo: EngineRepo, src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ahead of the scanner, which then does not ask for them again; a folder that came since it looks after itself."""
+    os.mkfifo(src / "a" / "fifo")
+    (src / "large").write_bytes(bytes(forerun.SMALL_FILE))
+    (src / "empty").touch()
+    opened: list[bytes] = []
+    real = os.open
+
+    def record(path: bytes, *more: int, **named: int) -> int:
+        opened.append(path)
+        return real(path, *more, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(forerun.os, "open", record)
+        there = fetched(src)
+    assert {name for name in opened if b"/" not in name} == {b"f0", b"f1", b"f2", b"f"}
+    (src / "z").mkdir()
+    for name in ("one", "two"):
+        (src / "z" / name).write_bytes(b"came since")
+    ahead: list[list[bytes]] = []
+    monkeypatch.setattr(
+        FileReader, "ahead", lambda _, folder, files: ahead.append([name for name, _ in files])
+    )
+    result = await repo.run(src, forerunners=there)
+    assert [names for names in ahead if names] == [[b"one", b"two"]]
+    assert result.stats["files_read"] == result.stats["files"] == 7 * 3 + 1 + 2 + 2
+    plain = await repo.run(src)
+    assert repo.pages(plain, src) == repo.pages(result, src)
+
+
+def test_what_waits_to_be_read_fills_the_pipe(src: Path) -> None:
+    """So that a forerunner's lead is bounded in bytes."""
+    (src / "a" / "c" / "big").write_bytes(bytes(forerun.SMALL_FILE - 1))
+    there, at = fetched(src), os.stat(src / "a" / "c")
+    line = there.seen(os.fsencode(src / "a" / "c"), at.st_dev, at.st_ino)
+    assert (
+        line is not None and len(line.digest) == (forerun.SMALL_FILE - 1 + 3 * 500) // forerun.BYTES_FOR_ONE
+    )
+
+
+def test_what_cannot_be_opened_is_left_to_whoever_reads_it(
+    src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def refuse(path: bytes, *more: int, **named: int) -> int:
+        if path.startswith(b"f"):
+            raise PermissionError(13, "no")
+        return real(path, *more, **named)
+
+    monkeypatch.setattr(forerun.os, "open", refuse)
+    at = os.stat(src)
+    assert fetched(src).seen(os.fsencode(src), at.st_dev, at.st_ino) is not None
 
 
 # Their processes

@@ -34,6 +34,7 @@ PATIENCE_S = 20.0
 """How long the scanner waits for one word of a forerunner."""
 
 _PIPE = 1 << 20  # the most that any user may ask for; some 100 bytes a folder
+_SHORT_PIPE = 4096  # the shortest that there is: some 30 MB that wait to be read
 _AT_ONCE = 4096
 _LONGEST_WAIT_S = 0.002
 _LAST_WAIT_S = 0.2
@@ -42,7 +43,8 @@ _LAST_WAIT_S = 0.2
 class Forerunners:
     """What forerunners saw, for the scanner's thread alone; by default there are none."""
 
-    def __init__(self, pipes: Sequence[int] = ()) -> None:
+    def __init__(self, pipes: Sequence[int] = (), fetching: bool = False) -> None:
+        self.fetching = fetching and bool(pipes)
         self._pipes = [_Pipe(pipe) for pipe in pipes]
 
     def seen(self, path: bytes, device: int, inode: int) -> Line | None:
@@ -104,7 +106,7 @@ def _place(path: bytes) -> bytes:
 
 @contextlib.contextmanager
 def forerunners(
-    sources: Sequence[bytes], options: ScanOptions, among: int = FORERUNNERS
+    sources: Sequence[bytes], options: ScanOptions, among: int = FORERUNNERS, fetch: bool = False
 ) -> Iterator[Forerunners]:
     """Start them; they are gone when the body has ended. To be called before threads are started: where there are
     some, there are no forerunners. Raises `Usage` for sources that are none."""
@@ -118,14 +120,14 @@ def forerunners(
         for number in range(among):
             reading, writing = os.pipe()
             with contextlib.suppress(OSError):
-                fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
+                fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _SHORT_PIPE if fetch else _PIPE)
             pid = os.fork()
             if not pid:
-                _forerun(roots, options, number, among, writing, [reading, *pipes])
+                _forerun(roots, options, number, among, fetch, writing, [reading, *pipes])
             os.close(writing)
             pids.append(pid)
             pipes.append(reading)
-        yield Forerunners(pipes)
+        yield Forerunners(pipes, fetch)
     finally:
         for pid, pipe in zip(pids, pipes, strict=True):
             if _ended(pid):
@@ -137,6 +139,7 @@ def _forerun(
     options: ScanOptions,
     number: int,
     among: int,
+    fetch: bool,
     pipe: int,
     others: Sequence[int],
 ) -> None:
@@ -148,7 +151,7 @@ def _forerun(
             os.close(fd)
         _silence()
         teller = _Teller(pipe)
-        Forerun(options, number, among, teller.tell).walk(roots)
+        Forerun(options, number, among, teller.tell, fetch).walk(roots)
         teller.flush()
     finally:
         os._exit(0)

@@ -1,9 +1,9 @@
 """Walks the sources in depth-first order, names sorted by their bytes, and says what it finds as events.
 
-Every name is looked at (lstat) in every backup; file content is read (`filereader`) only where the files cache
-has nothing that may be reused. Folders are opened relative to the folder they are in and never through a
-symlink, so nothing that is swapped while it runs leads out of a source. What cannot be read becomes a
-warning and the walk goes on. Pages and packs are made elsewhere.
+Every name is looked at (lstat) in every backup, here or a moment ago by `forerunners`; file content is read
+(`filereader`) only where the files cache has nothing that may be reused. Folders are opened relative to the
+folder they are in and never through a symlink, so nothing that is swapped while it runs leads out of a source.
+What cannot be read becomes a warning and the walk goes on. Pages and packs are made elsewhere.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class _Level:
     stretches: Iterator[tuple[list[bytes], Row | None]]
     children: list[tuple[int, bytes, os.stat_result | Identity]] = field(default_factory=list)
     segment: Segment | None = None
+    fetched: bool = False
 
 
 class Scanner:
@@ -204,10 +205,11 @@ class Scanner:
         rows = self._cache.rows(path)
         self._emit(Enter(path, device, True, rows))
         self._progress.current_path = path
-        if len(rows) == 1:
+        line = None
+        if len(rows) == 1 or self._forerunners.fetching:
             line = self._forerunners.seen(path, device, inode)
-            if line is not None and line.digest == rows[0].digest and self._believe(rows[0]):
-                return self._unchanged(path, fd, line, rows[0])
+        if len(rows) == 1 and line is not None and line.digest == rows[0].digest and self._believe(rows[0]):
+            return self._unchanged(path, fd, line, rows[0])
         try:
             names = names_in(fd)
         except OSError as error:
@@ -215,7 +217,8 @@ class Scanner:
             names = []
         if self._options.exclude_caches and CACHE_TAG in names and is_cache(fd):
             names = [CACHE_TAG]
-        return _Level(path, fd, device, inode, stretches(names, rows))
+        fetched = line is not None and self._forerunners.fetching
+        return _Level(path, fd, device, inode, stretches(names, rows), fetched=fetched)
 
     def _unchanged(self, path: bytes, fd: int, line: Line, row: Row) -> _Level:
         """A folder in which a forerunner saw what the last backup saw."""
@@ -323,7 +326,7 @@ class Scanner:
         prefix = join(level.path, b"")
         read_file, folder, width, racy = self._reader.entry, level.fd, STAT_FIELDS, self._racy
         for i, name in enumerate(names):
-            if not i % AHEAD:
+            if not i % AHEAD and not level.fetched:
                 self._ahead(folder, names[i : i + AHEAD], stats[i : i + AHEAD], old)
             st = stats[i]
             at = i * width
