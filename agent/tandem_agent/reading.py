@@ -61,12 +61,14 @@ async def update_index(
     packs: Callable[[], Objects] | None = None,
     damage: list[Damage] | None = None,
 ) -> list[str]:
-    """Take into ``index`` every live segment that it has not seen. A damaged one is tried on the next tier;
-    where no tier has it good it is passed over, and what it named is read from the packs themselves if
-    ``packs`` (the live ones) is given. Returns notices, and adds what was bad on a tier to ``damage``. Raises
-    `NoTierReachable` if all tiers fail."""
+    """Take into ``index`` every live segment that it has not seen, and forget those that are live no more. A damaged
+    one is tried on the next tier; where no tier has it good it is passed over, and what it named is read from the packs
+    themselves if ``packs`` (the live ones) is given. Returns notices, and adds what was bad on a tier to ``damage``.
+    Raises `NoTierReachable` if all tiers fail."""
     fetcher = Fetcher(ring, tiers, found=damage)
-    wanted = [o for o in segments.values() if o.name not in index.segments_seen()]
+    seen = index.segments_seen()
+    index.forget_segments(seen - segments.keys())
+    wanted = [o for o in segments.values() if o.name not in seen]
     wanted.sort(key=lambda o: (-o.added, o.name))
     lost, newer = 0, False
     for start in range(0, len(wanted), _AT_ONCE):

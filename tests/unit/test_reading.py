@@ -42,6 +42,22 @@ async def test_segments_that_were_seen_are_not_read_again(tmp_path: Path) -> Non
     index.close()
 
 
+async def test_segments_that_are_live_no_more_are_forgotten(tmp_path: Path) -> None:
+    """Backups merge them for ever; what they named stays known."""
+    repo, _ = filled()
+    view = await repo.view(str(tmp_path / "index"))
+    (segment,) = view.index.segments_seen()
+    view.index.flush()
+    view.index.close()
+    live = {name: o for name, o in repo.live.items() if name != segment}
+    index, _ = await open_index(str(tmp_path / "index"), repo.ring, live, view.tiers)
+    index.close()
+    index = BlobIndex(str(tmp_path / "index"))
+    assert index.segments_seen() == set() and index.naming() == {}
+    assert list(index.lookup(repo.id_of(CHUNKS[3])))
+    index.close()
+
+
 async def test_a_damaged_segment_comes_from_the_next_tier(tmp_path: Path) -> None:
     repo, name = filled()
     (path,) = repo.paths(ObjectType.INDEX)

@@ -125,6 +125,11 @@ class BlobIndex:
         """Names of the segments taken in, as far as they were flushed or this process took them in."""
         return set(self._segments)
 
+    def forget_segments(self, names: Iterable[bytes]) -> None:
+        """They are live no more: what they named is named by others, or by none. Packs stay."""
+        for name in names:
+            self._segments.pop(name, None)
+
     def naming(self) -> dict[int, list[bytes]]:
         """For each pack's number, the names of the segments that name it."""
         found: dict[int, list[bytes]] = {}
