@@ -73,7 +73,7 @@ class Format1:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         with tarfile.open(DATA) as tar:
-            tar.extractall(folder, filter="fully_trusted")
+            tar.extractall(folder)
         about = json.loads((folder / "about.json").read_text("utf-8"))
         self.passphrase: str = about["passphrase"]
         self.tiers: list[str] = about["tiers"]
