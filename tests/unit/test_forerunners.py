@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ from tests.support.enginerun import EngineRepo
 
 from tandem_agent.engine import forerun, scan
 from tandem_agent.engine.filereader import FileReader
-from tandem_agent.engine.forerun import Forerun
+from tandem_agent.engine.forerun import Forerun, now
 from tandem_agent.engine.forerunners import FORERUNNERS, FRESH_S, Forerunners, forerunners
 from tandem_agent.engine.options import ScanOptions
 from tandem_agent.engine.sourcetree import outermost, source_tree
@@ -126,8 +127,7 @@ async def test_what_was_seen_long_ago_is_looked_at_again(
     await repo.run(src)
     old = seen(src)
     (src / "a" / "c" / "f1").write_bytes(b"changed since")
-    real = time.monotonic
-    monkeypatch.setattr("tandem_agent.engine.forerunners.time.monotonic", lambda: real() + FRESH_S)
+    monkeypatch.setattr("tandem_agent.engine.forerunners.now", lambda: now() + FRESH_S)
     result = await repo.run(src, forerunners=old)
     assert repo.tree(result, src)[b"a/c/f1"].data == b"changed since"
 
@@ -381,6 +381,24 @@ def test_processes_that_are_killed_take_only_what_they_saw_with_them(src: Path) 
         for pid in children() - before:
             os.kill(pid, signal.SIGKILL)
         assert len(walked(there, src)) <= FOLDERS
+    assert children() == before
+
+
+@pytest.mark.usefixtures("alone")
+def test_none_where_the_system_does_not_give_all_of_them(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backup looks by itself then, at every folder."""
+    before, fork = children(), os.fork
+    left = iter(range(FORERUNNERS - 1))
+
+    def few() -> int:
+        if next(left, None) is None:
+            raise OSError(errno.EAGAIN, "no process")
+        return fork()
+
+    monkeypatch.setattr(os, "fork", few)
+    with forerunners([os.fsencode(src)], ScanOptions()) as there:
+        assert len(children() - before) == FORERUNNERS - 1
+        assert walked(there, src) == []
     assert children() == before
 
 

@@ -17,7 +17,7 @@ import pytest
 from tests.support import manifest
 from tests.support.smallrepo import Node, SmallRepo, file, folder, link
 
-from tandem_agent.engine import deliver, writerprocesses
+from tandem_agent.engine import deliver
 from tandem_agent.engine.writerprocesses import WriterProcesses, writer_processes
 from tandem_agent.restore import RestoreResult, restore
 from tandem_protocol.errors import Full, TandemError
@@ -229,6 +229,6 @@ def test_none_where_the_system_gives_none(monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError(errno.EAGAIN, "no process")
 
     monkeypatch.setattr(threading, "active_count", lambda: 1)
-    monkeypatch.setattr(writerprocesses.os, "fork", none)
+    monkeypatch.setattr(os, "fork", none)
     with writer_processes() as made:
         assert not made

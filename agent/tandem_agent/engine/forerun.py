@@ -41,7 +41,7 @@ class Identity(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A folder, as it was at ``seconds`` of the machine's monotonic clock. ``digest`` is `stats_digest` of the names
+    """A folder, as it was at ``seconds`` of `now`. ``digest`` is `stats_digest` of the names
     in it that are to be recorded, ``folders`` are those of them that are folders, in order."""
 
     path: bytes
@@ -50,6 +50,11 @@ class Line(NamedTuple):
     digest: bytes
     totals: Totals
     folders: list[tuple[bytes, Identity]]
+
+
+def now() -> float:
+    """Seconds on a clock that nobody sets, and that goes on while the machine sleeps: on a share, others work then."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def whose(path: bytes, among: int) -> int:
@@ -120,9 +125,7 @@ class Forerun:
             names = names_in(fd)
             if len(names) <= MOST_NAMES:
                 return self._look(path, fd, st, names)
-        if (
-            st.st_nlink == 2
-        ):  # no folder in it, where file systems count so; where they do not, only time is lost
+        if st.st_nlink == 2:  # no folder in it, where file systems count so; elsewhere only time is lost
             return []
         with os.scandir(fd) as entries:
             found = [os.fsencode(e.name) for e in entries if e.is_dir(follow_symlinks=False)]
@@ -135,7 +138,7 @@ class Forerun:
         return sorted(found)
 
     def _look(self, path: bytes, fd: int, st: os.stat_result, names: list[bytes]) -> list[bytes]:
-        seconds = time.monotonic()
+        seconds = now()
         look, careful = os.stat, self._left_out.any
         numbers: list[int] = []
         kept: list[bytes] = []

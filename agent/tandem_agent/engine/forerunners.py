@@ -15,12 +15,12 @@ import fcntl
 import gc
 import os
 import select
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
-from tandem_agent.engine.forerun import Forerun, Line, decoded, whose
+from tandem_agent.engine.forerun import Forerun, Line, decoded, now, whose
+from tandem_agent.engine.helpers import kill, may_fork, start
 from tandem_agent.engine.options import ScanOptions
 from tandem_agent.engine.sourcetree import outermost, source_tree
 
@@ -60,7 +60,7 @@ class Forerunners:
                 return None
             pipe.drop()
             if there == place:
-                fresh = time.monotonic() - line.seconds < FRESH_S
+                fresh = now() - line.seconds < FRESH_S
                 return line if fresh and line.folder == (device, inode) else None
         return None
 
@@ -111,7 +111,7 @@ def forerunners(
     """Start them; they are gone when the body has ended. To be called before threads are started: where there are
     some, there are no forerunners. Raises `Usage` for sources that are none."""
     roots = list(outermost(source_tree(sources)))
-    if threading.active_count() > 1 or options.exclude_caches:
+    if not may_fork() or options.exclude_caches:
         yield Forerunners()
         return
     pids: list[int] = []
@@ -119,19 +119,21 @@ def forerunners(
     try:
         for number in range(among):
             reading, writing = os.pipe()
+            pipes.append(reading)
             with contextlib.suppress(OSError):
                 fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _SHORT_PIPE if fetch else _PIPE)
-            pid = os.fork()
-            if not pid:
-                _forerun(roots, options, number, among, fetch, writing, [reading, *pipes])
+            pid = start(partial(_forerun, roots, options, number, among, fetch, writing, list(pipes)))
             os.close(writing)
+            if pid is None:
+                break
             pids.append(pid)
-            pipes.append(reading)
-        yield Forerunners(pipes, fetch)
+        # All or none: which of them looks at a folder follows from how many there are.
+        yield Forerunners(pipes, fetch) if len(pids) == among else Forerunners()
     finally:
-        for pid, pipe in zip(pids, pipes, strict=True):
-            if _ended(pid):
-                os.close(pipe)
+        for pid in pids:
+            kill(pid, _LAST_WAIT_S)
+        for pipe in pipes:
+            os.close(pipe)
 
 
 def _forerun(
@@ -143,25 +145,13 @@ def _forerun(
     pipe: int,
     others: Sequence[int],
 ) -> None:
-    """The new process; never returns."""
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this ends it
-        gc.disable()  # nothing here refers to itself
-        for fd in others:
-            os.close(fd)
-        _silence()
-        teller = _Teller(pipe)
-        Forerun(options, number, among, teller.tell, fetch).walk(roots)
-        teller.flush()
-    finally:
-        os._exit(0)
-
-
-def _silence() -> None:
-    """Nobody waits for the end of an output that this process never writes to."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for fd in range(3):
-        os.dup2(nowhere, fd)
+    """What the new process does."""
+    gc.disable()  # nothing here refers to itself
+    for fd in others:
+        os.close(fd)
+    teller = _Teller(pipe)
+    Forerun(options, number, among, teller.tell, fetch).walk(roots)
+    teller.flush()
 
 
 class _Teller:
@@ -184,15 +174,3 @@ class _Teller:
         while data:
             data = data[os.write(self._pipe, data) :]
         self._waiting, self._size, self._since = [], 0, time.monotonic()
-
-
-def _ended(pid: int) -> bool:
-    """End it. One that hangs in the kernel is left behind: False."""
-    with contextlib.suppress(OSError):
-        os.kill(pid, signal.SIGKILL)
-        end = time.monotonic() + _LAST_WAIT_S
-        while not os.waitpid(pid, os.WNOHANG)[0]:
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.001)
-    return True

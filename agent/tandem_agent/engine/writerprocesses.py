@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import queue
-import signal
 import socket
 import struct
-import threading
-import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from tandem_agent.engine.filejob import Outcome
-from tandem_agent.engine.linux import end_with_parent
+from tandem_agent.engine.helpers import has_ended, kill, may_fork, start
 from tandem_agent.engine.metadata import MetadataWriter, Troubles
 from tandem_agent.engine.orders import (
     Work,
@@ -85,53 +82,34 @@ def writer_processes(among: int = 2) -> Iterator[WriterProcesses]:
     """Start them; they are gone when the body has ended. To be called before threads are started, and before there
     is an event loop: where there are threads, there are no processes."""
     stop = mmap.mmap(-1, mmap.PAGESIZE)
-    parent = os.getpid()
     links: list[socket.socket] = []
     pids: list[int] = []
     try:
-        while threading.active_count() == 1 and len(pids) < among:
+        while may_fork() and len(pids) < among:
             ours, theirs = socket.socketpair()
-            links.append(ours)
-            try:
-                pid = os.fork()
-            except OSError:
-                links.pop().close()
-                theirs.close()
-                break
-            if not pid:
-                _live(theirs, links, stop, parent)
+            pid = start(partial(_live, theirs, [*links, ours], stop))
             theirs.close()
+            if pid is None:
+                ours.close()
+                break
+            links.append(ours)
             pids.append(pid)
         yield WriterProcesses(links, stop)
     finally:
         for link in links:
             link.close()
         for pid in pids:
-            _end(pid)
+            # It ends by itself as nobody is at its other end.
+            if not has_ended(pid, _PATIENCE_S):
+                kill(pid, _PATIENCE_S)
 
 
-def _live(link: socket.socket, others: list[socket.socket], stop: mmap.mmap, parent: int) -> None:
-    """The new process; never returns."""
-    try:
-        # The target's lock is theirs too: who restores again after a kill must not find it taken.
-        end_with_parent()
-        if os.getppid() != parent:
-            return
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # Whoever started this ends it.
-        for other in others:
-            other.close()
-        _silence()
-        _serve(link, stop)
-    finally:
-        os._exit(0)
-
-
-def _silence() -> None:
-    """Nobody waits for the end of an output that this process never writes to."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for fd in range(3):
-        os.dup2(nowhere, fd)
+def _live(link: socket.socket, others: list[socket.socket], stop: mmap.mmap) -> None:
+    """What the new process does. The target's lock is its own too, so it must not outlive a restore that is killed: who
+    restores again would find it taken."""
+    for other in others:
+        other.close()
+    _serve(link, stop)
 
 
 def _serve(link: socket.socket, stop: mmap.mmap) -> None:
@@ -183,14 +161,3 @@ class _Receiver:
                 raise EOFError("nobody is at the other end")
             done += count
         return view
-
-
-def _end(pid: int) -> None:
-    """It ends by itself as nobody is at its other end; one that hangs in the kernel is left behind."""
-    end = time.monotonic() + _PATIENCE_S
-    with contextlib.suppress(OSError):
-        while not os.waitpid(pid, os.WNOHANG)[0]:
-            if time.monotonic() > end:
-                os.kill(pid, signal.SIGKILL)
-                end += _PATIENCE_S
-            time.sleep(0.001)
