@@ -14,7 +14,8 @@ from paramiko import sftp
 from tandem_protocol.errors import Unavailable
 from tandem_protocol.store import Buffer
 from tandem_protocol.stores.sftp_folder import SftpFolder
-from tandem_protocol.stores.sftp_requests import Reply, Requests
+from tandem_protocol.stores.sftp_messages import Reply
+from tandem_protocol.stores.sftp_requests import Requests
 
 FOLDER, FILE = 0o040700, 0o100600
 IN_ORDER = b"expand-path@openssh.com"

@@ -21,6 +21,7 @@ from tandem_agent.engine.forerun import Forerun, now
 from tandem_agent.engine.forerunners import FORERUNNERS, FRESH_S, Forerunners, forerunners
 from tandem_agent.engine.options import ScanOptions
 from tandem_agent.engine.sourcetree import outermost, source_tree
+from tandem_protocol import pack
 
 FOLDERS = 13
 """In the tree of `src` that have something in them, the source among them."""
@@ -325,6 +326,10 @@ def test_what_cannot_be_opened_is_left_to_whoever_reads_it(
     monkeypatch.setattr(forerun.os, "open", refuse)
     at = os.stat(src)
     assert fetched(src).seen(os.fsencode(src), at.st_dev, at.st_ino) is not None
+
+
+def test_small_files_are_the_same_to_all() -> None:
+    assert forerun.SMALL_FILE == pack.SMALL_FILE
 
 
 # Their processes

@@ -13,7 +13,8 @@ from tests.support.sftp_script import ScriptedServer
 from tandem_protocol.errors import Unavailable
 from tandem_protocol.stores.parts import SLICE, KnownParts
 from tandem_protocol.stores.sftp_folder import SftpFolder
-from tandem_protocol.stores.sftp_requests import Reply, Requests
+from tandem_protocol.stores.sftp_messages import Reply
+from tandem_protocol.stores.sftp_requests import Requests
 
 NAME = "packs/ab/" + "ab" * 32
 PART = b"/root/tmp/" + b"ab" * 32

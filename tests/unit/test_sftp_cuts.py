@@ -14,7 +14,8 @@ from tests.support.sftp_script import EXTENSIONS, IN_ORDER, ScriptedServer
 
 from tandem_protocol.errors import Exists, Missing, TandemError, Unavailable
 from tandem_protocol.stores.sftp_folder import SftpFolder
-from tandem_protocol.stores.sftp_requests import SAFE_SIZE, Reply
+from tandem_protocol.stores.sftp_messages import Reply
+from tandem_protocol.stores.sftp_requests import SAFE_SIZE
 
 NAME, GOAL = "packs/ab/" + "ab" * 32, "quarantine/removed/x"
 PATH, GOAL_PATH = b"/root/" + NAME.encode(), b"/root/" + GOAL.encode()

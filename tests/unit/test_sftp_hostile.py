@@ -13,7 +13,8 @@ from tests.support.sftp_script import FOLDER, ScriptedServer, listing, packet, s
 
 from tandem_protocol.errors import Corrupt, Exists, Full, Missing, Refused, TandemError, Unavailable
 from tandem_protocol.stores import sftp_folder, sftp_requests
-from tandem_protocol.stores.sftp_requests import MAX_PACKET, Reply, Requests
+from tandem_protocol.stores.sftp_messages import Reply
+from tandem_protocol.stores.sftp_requests import MAX_PACKET, Requests
 
 NAME = "packs/ab/" + "ab" * 32
 PATH = b"/root/" + NAME.encode()

@@ -16,7 +16,7 @@ from tests.support.sshd import running_sshd
 from tandem_protocol.errors import Exists, Missing, Unavailable
 from tandem_protocol.stores.sftp import LARGE, VERBS, SftpStore
 from tandem_protocol.stores.sftp_folder import SftpFolder
-from tandem_protocol.stores.sftp_requests import Reply
+from tandem_protocol.stores.sftp_messages import Reply
 
 NAME = "packs/ab/" + "ab" * 32
 DATA = random.Random(5).randbytes(300_000)

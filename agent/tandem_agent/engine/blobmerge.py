@@ -73,9 +73,8 @@ def _write(path: str, parts: Iterable[list[bytes]], most: int) -> None:
                 table[2 * group + 1] = crc32(data[start:end])
                 table[2 * group + 2] = count
                 start = end
-        table[::2] = array(
-            "I", accumulate(table[::2], max)
-        )  # an empty group ends where the one before it does
+        # An empty group ends where the one before it does.
+        table[::2] = array("I", accumulate(table[::2], max))
         told = table.tobytes()
         file.seek(0)
         file.write(HEADER.pack(MAGIC, count, bits, 0, blake3(told).digest()) + told)

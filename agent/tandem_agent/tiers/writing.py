@@ -331,9 +331,8 @@ class Revision:
             sizes.update(await sizes_of(target.tier.store, self.added))
 
         await in_parallel(target.tier.together, [partial(self._still_there, target), ask])
-        self._need_sizes(
-            target, sizes
-        )  # again: one rolled back to between claim and record has lost objects only
+        # Again: one rolled back to between claim and record has lost objects only.
+        self._need_sizes(target, sizes)
 
     async def _still_there(self, target: Target) -> None:
         if reason := await target.tier.verify([self.number]):

@@ -18,7 +18,8 @@ from paramiko import sftp
 
 from ..errors import Absent, Refused, TandemError
 from .sftp_errors import NotSyncedError, StatusError, from_status, full
-from .sftp_requests import Attributes, Reply, Request, Requests, read_attributes
+from .sftp_messages import Attributes, Reply, Request, read_attributes
+from .sftp_requests import Requests
 
 HARDLINK, FSYNC, STATVFS = b"hardlink@openssh.com", b"fsync@openssh.com", b"statvfs@openssh.com"
 NEW = sftp.SFTP_FLAG_READ | sftp.SFTP_FLAG_WRITE | sftp.SFTP_FLAG_CREATE | sftp.SFTP_FLAG_EXCL

@@ -23,7 +23,8 @@ from .folder import CONTENT
 from .parts import SLICE, KnownParts
 from .sftp_calls import HARDLINK, SftpCalls
 from .sftp_errors import NotSyncedError, StatusError
-from .sftp_requests import Reply, Request, Requests, read_attributes
+from .sftp_messages import Reply, Request, read_attributes
+from .sftp_requests import Requests
 
 MAX_OBJECT = 256 * 1024 * 1024
 """Bytes of the longest object that is read whole: a server's word on a size is not trusted beyond it."""

@@ -1,6 +1,6 @@
 """Requests of SFTP version 3 and their answers, over any link that carries bytes.
 
-paramiko gives the message numbers and the encoding of requests. Its client is not used: it drops the
+paramiko gives the message numbers and the encoding of fields (`sftp_messages`). Its client is not used: it drops the
 statuses of pipelined writes, so a write that failed in the middle stays unseen. Here every request has a
 number that is waited for, every wait a deadline, every length a cap, and long reads and writes keep a
 window of requests under way without copying the data. Several threads may use one session at once, each with
@@ -15,14 +15,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-from paramiko import Message, sftp
+from paramiko import sftp
 
 from ..errors import Corrupt, TandemError, Unavailable
 from ..store import Buffer
 from .sftp_errors import StatusError
+from .sftp_messages import HEAD, Long, Reply, Request, packed
 
 MAX_PACKET = 1024 * 1024
 """Longest answer that is accepted, in bytes; servers send at most 256 KiB and some header."""
@@ -33,16 +33,12 @@ BEST_SIZE = 255 * 1024
 
 _WINDOW = 64
 _WINDOW_BYTES = 16 * 1024 * 1024
-_HEAD = struct.Struct(">IBI")
 _WRITE = struct.Struct(">IBII")
 _VERSION = 3
 
 
 _IN_ORDER = b"expand-path@openssh.com"
 """What only OpenSSH's server offers, since 8.7."""
-
-Request = tuple[int, *tuple[int | bytes, ...]]
-"""The kind of a request, and its fields."""
 
 
 class Link(Protocol):
@@ -56,67 +52,6 @@ class Link(Protocol):
 
     def reason(self, what: str) -> Exception:
         """Why the link ended, as the error to raise; ``what`` if nothing better is known."""
-
-
-class Long(int):
-    """A number that goes over the wire in 64 bits."""
-
-
-class Reply:
-    """One answer and a cursor in it. Running past its end is the server's fault, never a read of zeros."""
-
-    def __init__(self, kind: int, body: Buffer) -> None:
-        self.kind = kind
-        self._body = memoryview(body)
-
-    def take(self, count: int) -> bytes:
-        if count > len(self._body):
-            raise Corrupt("the server sent an answer that is cut short")
-        part, self._body = self._body[:count], self._body[count:]
-        return bytes(part)
-
-    def int32(self) -> int:
-        return int.from_bytes(self.take(4))
-
-    def int64(self) -> int:
-        return int.from_bytes(self.take(8))
-
-    def string(self) -> bytes:
-        return self.take(self.int32())
-
-    def left(self) -> int:
-        return len(self._body)
-
-
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """What a server says of a file. ``mode`` is None where it does not say."""
-
-    size: int
-    mode: int | None
-
-    @property
-    def is_folder(self) -> bool:
-        return self.mode is not None and self.mode & 0o170000 == 0o040000
-
-    @property
-    def is_file(self) -> bool:
-        return self.mode is None or self.mode & 0o170000 in (0, 0o100000)
-
-
-def read_attributes(reply: Reply) -> Attributes:
-    """Attributes at the cursor of ``reply``, which moves behind them."""
-    flags = reply.int32()
-    size = reply.int64() if flags & 0x1 else 0
-    if flags & 0x2:
-        reply.take(8)
-    mode = reply.int32() if flags & 0x4 else None
-    if flags & 0x8:
-        reply.take(8)
-    if flags & 0x80000000:
-        for _ in range(reply.int32()):
-            reply.string(), reply.string()
-    return Attributes(size, mode)
 
 
 class Requests:
@@ -174,16 +109,16 @@ class Requests:
     def ask(self, kind: int, *fields: int | bytes, into: memoryview | None = None) -> int:
         """Send a request; its number, to be given to `answer` or `drop`."""
         number = self._next(into)
-        self._transmit((_packed(number, kind, fields),))
+        self._transmit((packed(number, kind, fields),))
         return number
 
     def ask_all(self, *requests: Request) -> list[int]:
         """Send several requests as one piece; their numbers."""
         numbers = [self._next(None) for _ in requests]
-        packed = (
-            _packed(number, kind, fields) for number, (kind, *fields) in zip(numbers, requests, strict=True)
+        pieces = (
+            packed(number, kind, fields) for number, (kind, *fields) in zip(numbers, requests, strict=True)
         )
-        self._transmit((b"".join(packed),))
+        self._transmit((b"".join(pieces),))
         return numbers
 
     def answer(self, number: int) -> Reply:
@@ -297,12 +232,12 @@ class Requests:
     def ask_look_and_read(self, handle: bytes, offset: int, view: memoryview) -> tuple[int, int]:
         """Ask, as one piece, for the attributes of a file and for bytes as `ask_read` does; 0 if ``view`` is empty."""
         looked = self._next(None)
-        packed = _packed(looked, sftp.CMD_FSTAT, (handle,))
+        asked = packed(looked, sftp.CMD_FSTAT, (handle,))
         reading = 0
         if view:
             reading = self._next(view)
-            packed += _packed(reading, sftp.CMD_READ, (handle, Long(offset), len(view)))
-        self._transmit((packed,))
+            asked += packed(reading, sftp.CMD_READ, (handle, Long(offset), len(view)))
+        self._transmit((asked,))
         return looked, reading
 
     def answer_read(self, number: int) -> int:
@@ -375,7 +310,7 @@ class Requests:
                 self._replies[number] = reply
 
     def _head(self) -> tuple[int, int, int]:
-        length, kind, number = _HEAD.unpack(self._body(_HEAD.size))
+        length, kind, number = HEAD.unpack(self._body(HEAD.size))
         if not 5 <= length <= MAX_PACKET:
             raise Corrupt(
                 f"the server sent a packet of {length} bytes",
@@ -410,17 +345,3 @@ class Requests:
             raise Unavailable(f"the server took no data for {self._deadline_s:g} s") from error
         except OSError as error:
             raise self._link.reason(f"the connection broke: {error.strerror or error}") from error
-
-
-def _packed(number: int, kind: int, fields: Sequence[int | bytes]) -> bytes:
-    """A request as it goes over the wire."""
-    message = Message()
-    for field in fields:
-        if isinstance(field, Long):
-            message.add_int64(field)
-        elif isinstance(field, int):
-            message.add_int(field)
-        else:
-            message.add_string(field)
-    body = message.asbytes()
-    return _HEAD.pack(len(body) + 5, kind, number) + body
