@@ -40,7 +40,7 @@ def own_folders(config: Config) -> tuple[bytes, ...]:
 
 @contextlib.contextmanager
 def looking_ahead(config: Config, sources: Sequence[bytes]) -> Iterator[Forerunners]:
-    """Forerunners, while the body runs; where there was no backup to compare with, they have small files fetched."""
+    """Forerunners, while the body runs; where there was no backup to compare with, they have files fetched."""
     fetch = not os.path.exists(files_cache(config))
     with forerunners(sources, scan_options(config), fetch=fetch) as seen:
         yield seen

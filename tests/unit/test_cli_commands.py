@@ -190,6 +190,21 @@ def test_version_is_quick_and_needs_nothing() -> None:
     assert done.stdout.startswith("tandem ")
 
 
+def test_the_program_ends_though_a_thread_hangs() -> None:
+    """As one does that asked a dead share for something."""
+    code = (
+        "import sys, time; from concurrent.futures import ThreadPoolExecutor; from tandem_agent import cli\n"
+        "from tandem_agent.cli import app\n"
+        "pool = ThreadPoolExecutor(); pool.submit(time.sleep, 600)\n"
+        "app.run = lambda _arguments: print('done', end='') or 3\n"
+        "sys.argv = ['tandem', 'backups']; cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (3, "done"), done.stderr
+
+
 @pytest.mark.parametrize("command", ["backup", "ls", "restore", "init"])
 def test_help_imports_nothing_heavy(command: str) -> None:
     code = (

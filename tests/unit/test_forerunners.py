@@ -15,13 +15,12 @@ from pathlib import Path
 import pytest
 from tests.support.enginerun import EngineRepo
 
-from tandem_agent.engine import forerun, scan
+from tandem_agent.engine import forerun, largefile, scan
 from tandem_agent.engine.filereader import FileReader
 from tandem_agent.engine.forerun import Forerun, now
 from tandem_agent.engine.forerunners import FORERUNNERS, FRESH_S, Forerunners, forerunners
 from tandem_agent.engine.options import ScanOptions
 from tandem_agent.engine.sourcetree import outermost, source_tree
-from tandem_protocol import pack
 
 FOLDERS = 13
 """In the tree of `src` that have something in them, the source among them."""
@@ -276,7 +275,7 @@ async def test_small_files_are_fetched_once(
 ) -> None:
     """Ahead of the scanner, which then does not ask for them again; a folder that came since it looks after itself."""
     os.mkfifo(src / "a" / "fifo")
-    (src / "large").write_bytes(bytes(forerun.SMALL_FILE))
+    (src / "large").write_bytes(bytes(forerun.FETCHED))
     (src / "empty").touch()
     opened: list[bytes] = []
     real = os.open
@@ -305,12 +304,10 @@ async def test_small_files_are_fetched_once(
 
 def test_what_waits_to_be_read_fills_the_pipe(src: Path) -> None:
     """So that a forerunner's lead is bounded in bytes."""
-    (src / "a" / "c" / "big").write_bytes(bytes(forerun.SMALL_FILE - 1))
+    (src / "a" / "c" / "big").write_bytes(bytes(forerun.FETCHED - 1))
     there, at = fetched(src), os.stat(src / "a" / "c")
     line = there.seen(os.fsencode(src / "a" / "c"), at.st_dev, at.st_ino)
-    assert (
-        line is not None and len(line.digest) == (forerun.SMALL_FILE - 1 + 3 * 500) // forerun.BYTES_FOR_ONE
-    )
+    assert line is not None and len(line.digest) == (forerun.FETCHED - 1 + 3 * 500) // forerun.BYTES_FOR_ONE
 
 
 def test_what_cannot_be_opened_is_left_to_whoever_reads_it(
@@ -328,8 +325,8 @@ def test_what_cannot_be_opened_is_left_to_whoever_reads_it(
     assert fetched(src).seen(os.fsencode(src), at.st_dev, at.st_ino) is not None
 
 
-def test_small_files_are_the_same_to_all() -> None:
-    assert forerun.SMALL_FILE == pack.SMALL_FILE
+def test_what_is_fetched_is_read_through_the_page_cache() -> None:
+    assert forerun.FETCHED == largefile.SMALLEST
 
 
 # Their processes

@@ -1,7 +1,7 @@
 """Looks at the folders of the sources ahead of the scanner, in its order: what a forerunner process does.
 
 For each folder a line goes out with a digest of what is in it, as the files cache compares it, and with
-its subfolders; in a first backup, which has nothing to compare, small files are fetched into memory instead. Nothing
+its subfolders; in a first backup, which has nothing to compare, files are fetched into memory instead. Nothing
 is decided here, nothing is read and nothing is reported: of what cannot be looked at no line goes out, and the
 scanner looks itself. Folders are divided among several forerunners by their paths;
 each lists all of them, which is cheap, and looks at the names in its own.
@@ -21,11 +21,12 @@ from tandem_agent.engine.folders import join, names_in, open_folder
 from tandem_agent.engine.options import LeftOut, ScanOptions
 from tandem_agent.engine.seen import Totals, stats_digest, totals
 
-SMALL_FILE = 128 << 10
-"""As in `tandem_protocol.pack`, which takes long to import."""
+FETCHED = 1 << 20
+"""Files below this are fetched: those that are read through the page cache (`largefile.SMALLEST`). The larger of them
+are what pays most: a millisecond of waiting for each."""
 
 BYTES_FOR_ONE = 8 << 10
-"""Of small files that are fetched, for each byte in a line: so a full pipe holds up a lead in bytes, too."""
+"""Of files that are fetched, for each byte in a line: so a full pipe holds up a lead in bytes, too."""
 
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -85,7 +86,7 @@ class Forerun:
         tell: Callable[[bytes], None],
         fetch: bool = False,
     ) -> None:
-        """``fetch``: nothing is to be compared; have the kernel fetch the small files instead."""
+        """``fetch``: nothing is to be compared; have the kernel fetch the files instead."""
         self._options = options
         self._fetch = fetch
         self._left_out = LeftOut(options)
@@ -156,7 +157,7 @@ class Forerun:
             mode = of.st_mode
             if mode & 0o170000 == 0o040000:
                 folders.append((name, Identity(of.st_dev, of.st_ino)))
-            elif self._fetch and mode & 0o170000 == 0o100000 and 0 < of.st_size < SMALL_FILE:
+            elif self._fetch and mode & 0o170000 == 0o100000 and 0 < of.st_size < FETCHED:
                 fetched += _fetch(name, fd, of.st_size)
             kept.append(name)
             numbers += (of.st_ino, of.st_size, of.st_mtime_ns, of.st_ctime_ns, mode)
