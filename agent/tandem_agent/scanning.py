@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from tandem_agent.config import Config
 
 
+EMPTY_CACHE = 24 << 10
+"""The files cache is no larger where it knows of nothing: so a first backup that did not get to its end leaves it."""
+
+
 def cache_dir(config: Config) -> str:
     """The folder of this repository's caches (index and files), beside its state."""
     return os.path.join(config.state_dir, "cache")
@@ -40,7 +44,10 @@ def own_folders(config: Config) -> tuple[bytes, ...]:
 
 @contextlib.contextmanager
 def looking_ahead(config: Config, sources: Sequence[bytes]) -> Iterator[Forerunners]:
-    """Forerunners, while the body runs; where there was no backup to compare with, they have files fetched."""
-    fetch = not os.path.exists(files_cache(config))
-    with forerunners(sources, scan_options(config), fetch=fetch) as seen:
+    """Forerunners, while the body runs. What is new since the files cache was written they have fetched."""
+    since = 0
+    with contextlib.suppress(OSError):  # the first backup
+        about = os.stat(files_cache(config))
+        since = about.st_mtime_ns if about.st_size > EMPTY_CACHE else 0
+    with forerunners(sources, scan_options(config), since) as seen:
         yield seen

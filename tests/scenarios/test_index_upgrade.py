@@ -52,6 +52,13 @@ def kinds(old: Format1) -> list[Kind]:
         return [state.record(number).kind for number in state.journal]
 
 
+async def level(old: Format1) -> None:
+    """Synchronise the tiers."""
+    async with open_agent(old.config, lambda: old.passphrase) as agent:
+        result = await sync(agent, (), False, Progress())
+    assert [tier.state for tier in result.tiers] == ["online", "online"]
+
+
 async def is_converted(old: Format1, *tiers: str) -> None:
     """Nothing is left to convert, and every backup restores from each of the tiers alone."""
     with open_state(old.config) as state:
@@ -153,7 +160,9 @@ def _check_after_kill(old: Format1) -> None:
         converted = Kind.UPGRADE in kinds(old)
         done = await old.backup()
         assert (done.index_upgrade is None) == converted
-        assert [tier.has_it for tier in done.tiers] == [True, True]
+        assert any(tier.has_it for tier in done.tiers)
+        # Decided when one tier had all of it; the other is brought level, by the agent itself when it is idle.
+        await level(old)
         await is_converted(old)
 
     asyncio.run(check())
@@ -166,9 +175,7 @@ async def test_a_tier_that_was_away_gets_it_by_synchronisation(old: Format1) -> 
     await is_converted(old, "vault")
     old.back("remote")
     await old.same("remote", 5)  # a disk of form 1, alone
-    async with open_agent(old.config, lambda: old.passphrase) as agent:
-        result = await sync(agent, (), False, Progress())
-    assert [tier.state for tier in result.tiers] == ["online", "online"]
+    await level(old)
     await is_converted(old)
 
 

@@ -503,18 +503,6 @@ async def test_one_file_system_stops_at_mount_points(repo: EngineRepo) -> None:
     assert set(seen) == {b"/proc"} and seen[b"/proc"].entry[8] == b""
 
 
-async def test_cache_folders_keep_only_their_mark(repo: EngineRepo, src: Path) -> None:
-    for name, mark in (
-        ("cache", b"Signature: 8a477f597d28d172789f06886806bc55\nmore"),
-        ("not", b"something"),
-    ):
-        (src / name).mkdir()
-        (src / name / "CACHEDIR.TAG").write_bytes(mark)
-        (src / name / "file").write_bytes(b"x")
-    tree = repo.tree(await repo.run(src, options=ScanOptions(exclude_caches=True)), src)
-    assert set(tree) == {b"cache", b"cache/CACHEDIR.TAG", b"not", b"not/CACHEDIR.TAG", b"not/file"}
-
-
 async def test_access_times_are_left_alone(repo: EngineRepo, src: Path) -> None:
     (src / "folder").mkdir()
     (src / "folder" / "small").write_bytes(b"x")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import sys
 
 _NEW_OBJECTS = 50_000
@@ -24,6 +25,9 @@ def main() -> None:
         print(f"tandem {__version__}")
         sys.exit(0)
     gc.set_threshold(_NEW_OBJECTS)
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_DFL
+    )  # where whoever started this ignores it, no child can be waited for
     from .app import run
 
     _end(run(sys.argv[1:]))

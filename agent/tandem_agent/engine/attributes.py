@@ -10,6 +10,7 @@ import os
 import stat
 from typing import Any
 
+from tandem_agent.engine.seen import Stat
 from tandem_agent.engine.troubles import Warnings
 from tandem_protocol.tree import BLOCK, CHAR, DIR, FIFO, FILE, SOCKET, SYMLINK
 
@@ -67,7 +68,7 @@ class AttributeReader:
         self._warnings.add(path, f"its extended attributes could not be read: {error.strerror}")
 
 
-def extras_of(st: os.stat_result, kind: int, attributes: dict[bytes, bytes] | None) -> dict[str, Any] | None:
+def extras_of(st: Stat, kind: int, attributes: dict[bytes, bytes] | None) -> dict[str, Any] | None:
     """The extras of an entry, apart from what its content needs; None without any."""
     extras: dict[str, Any] = {}
     if attributes:
@@ -75,6 +76,7 @@ def extras_of(st: os.stat_result, kind: int, attributes: dict[bytes, bytes] | No
     if st.st_nlink > 1 and kind != DIR:
         extras["l"] = (st.st_dev, st.st_ino)
     if kind in (CHAR, BLOCK):
+        assert isinstance(st, os.stat_result)  # forerunners tell of files and folders only
         extras["r"] = (os.major(st.st_rdev), os.minor(st.st_rdev))
     return extras or None
 

@@ -11,6 +11,7 @@ import stat
 from tandem_agent.engine.attributes import KINDS, AttributeReader, extras_of
 from tandem_agent.engine.events import Draft
 from tandem_agent.engine.folders import open_folder
+from tandem_agent.engine.seen import Stat
 from tandem_agent.engine.troubles import Warnings
 from tandem_protocol.tree import DIR, SYMLINK
 
@@ -24,14 +25,14 @@ class EntryMaker:
         self._attributes = attributes
         self._warnings = warnings
 
-    def folder(self, name: bytes, st: os.stat_result, fd: int, path: bytes) -> Draft:
+    def folder(self, name: bytes, st: Stat, fd: int, path: bytes) -> Draft:
         """A folder's entry, with the attributes of the open ``fd`` (none if it is -1)."""
         attributes = None
         if fd >= 0:
             attributes = self._attributes.read(fd, st.st_dev, path)
         return _entry(name, st, 0, None, extras_of(st, DIR, attributes) if attributes else None)
 
-    def leading(self, name: bytes, st: os.stat_result, path: bytes) -> Draft:
+    def leading(self, name: bytes, st: Stat, path: bytes) -> Draft:
         """The entry of a folder that only leads to a source."""
         try:
             fd = open_folder(path, None, follow=True)
@@ -42,7 +43,7 @@ class EntryMaker:
         finally:
             os.close(fd)
 
-    def special(self, folder: int, name: bytes, st: os.stat_result, path: bytes) -> Draft | None:
+    def special(self, folder: int, name: bytes, st: Stat, path: bytes) -> Draft | None:
         """A symlink, device, FIFO or socket. It is never opened."""
         kind = KINDS.get(stat.S_IFMT(st.st_mode))
         if kind is None:
@@ -58,7 +59,7 @@ class EntryMaker:
 
 
 def _entry(
-    name: bytes, st: os.stat_result, size: int, content: bytes | None, extras: dict[str, object] | None
+    name: bytes, st: Stat, size: int, content: bytes | None, extras: dict[str, object] | None
 ) -> Draft:
     seconds, rest = divmod(st.st_mtime_ns, _SECOND)
     kind = KINDS[stat.S_IFMT(st.st_mode)]

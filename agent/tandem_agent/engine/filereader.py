@@ -21,6 +21,7 @@ from tandem_agent.engine.channel import Channel
 from tandem_agent.engine.chunkreader import ChunkReader
 from tandem_agent.engine.events import Draft, Pending
 from tandem_agent.engine.packer import Batch, Pool, RunIds, SmallBatch
+from tandem_agent.engine.seen import Seen, Stat
 from tandem_agent.engine.troubles import Warnings
 from tandem_agent.progress import Progress
 from tandem_protocol.keys import KeyRing
@@ -34,6 +35,11 @@ _TRIES = 3
 AHEAD = 32
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _SECOND = 1_000_000_000
+
+
+class Outdated(Exception):
+    """A forerunner saw a file that is another one now, or none: whoever asked is to look again. Never leaves the
+    scan."""
 
 
 class Counts(Protocol):
@@ -71,7 +77,7 @@ class FileReader:
         self._batch: SmallBatch | None = None
         self._opened: dict[bytes, int] = {}
 
-    def ahead(self, folder: int, files: Sequence[tuple[bytes, os.stat_result]]) -> None:
+    def ahead(self, folder: int, files: Sequence[tuple[bytes, Stat]]) -> None:
         """Open files of ``folder`` that are about to be read, and ask the kernel to fetch them all at once.
 
         Read one after the other, each file not in memory costs a disk's whole latency: 100,000 of them took
@@ -86,9 +92,9 @@ class FileReader:
                 fd = opened[name] = self._open(folder, name, st)
                 os.posix_fadvise(fd, 0, SMALL_FILE, os.POSIX_FADV_WILLNEED)
 
-    def entry(self, folder: int, name: bytes, st: os.stat_result, path: bytes) -> Draft | None:
+    def entry(self, folder: int, name: bytes, st: Stat, path: bytes) -> Draft | None:
         """The entry of the regular file ``name`` in the open ``folder``; None, with a warning, if it cannot
-        be read. ``st`` is its lstat, ``path`` for the warning."""
+        be read. ``st`` is its lstat, ``path`` for the warning. Raises `Outdated`, only where ``st`` was `Seen`."""
         if st.st_nlink > 1:
             linked = self._links.get((st.st_dev, st.st_ino))
             if linked is not None and linked[7] == st.st_size:
@@ -101,6 +107,8 @@ class FileReader:
             else:
                 entry = self._slow(folder, name, st, path)
         except OSError as error:
+            if isinstance(st, Seen):
+                raise Outdated from error
             self._warnings.add_error(path, error)
             return None
         if entry is not None:
@@ -110,7 +118,7 @@ class FileReader:
                 self._links[st.st_dev, st.st_ino] = entry
         return entry
 
-    def _open(self, folder: int, name: bytes, st: os.stat_result) -> int:
+    def _open(self, folder: int, name: bytes, st: Stat) -> int:
         """Open a file, or give what `ahead` opened. It is the caller's to close and to compare with ``st``."""
         if (opened := self._opened.pop(name, None)) is not None:
             return opened
@@ -121,8 +129,8 @@ class FileReader:
                 pass
         return os.open(name, _FLAGS, dir_fd=folder)
 
-    def _small(self, folder: int, name: bytes, st: os.stat_result, path: bytes) -> Draft | None:
-        """Seven system calls with the scanner's own: lstat, open, fadvise, read, fstat, listxattr, close."""
+    def _small(self, folder: int, name: bytes, st: Stat, path: bytes) -> Draft | None:
+        """Five system calls: open, read, fstat, listxattr, close."""
         size = st.st_size
         batch = self._room(size)
         fd = self._open(folder, name, st)
@@ -170,7 +178,7 @@ class FileReader:
     def _named(
         self,
         name: bytes,
-        st: os.stat_result,
+        st: Stat,
         content: bytes | Pending,
         attributes: dict[bytes, bytes] | None,
         size: int | None = None,
@@ -183,13 +191,15 @@ class FileReader:
         length = st.st_size if size is None else size
         return (FILE, name, st.st_mode & 0o7777, st.st_uid, st.st_gid, seconds, rest, length, content, extras)
 
-    def _slow(self, folder: int, name: bytes, st: os.stat_result, path: bytes) -> Draft | None:
+    def _slow(self, folder: int, name: bytes, st: Stat, path: bytes) -> Draft | None:
         """Large files, and small ones that were not as expected: read until twice the same, at most
         `_TRIES` times if small, once if large."""
         fd = self._open(folder, name, st)
         try:
             before = os.fstat(fd)
             if not stat.S_ISREG(before.st_mode) or (before.st_dev, before.st_ino) != (st.st_dev, st.st_ino):
+                if isinstance(st, Seen):
+                    raise Outdated
                 self._warnings.add(path, "was replaced by another file while it was being backed up")
                 return None
             attributes = self.attributes.read(fd, st.st_dev, path)

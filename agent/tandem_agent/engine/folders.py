@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tandem_agent.engine.filescache import Row
 
-CACHE_TAG = b"CACHEDIR.TAG"
-CACHE_TAG_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
 
 NAMES_AT_ONCE = 4096
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -55,20 +53,6 @@ def identities(paths: Sequence[bytes]) -> set[tuple[int, int]]:
             st = os.stat(path)
             found.add((st.st_dev, st.st_ino))
     return found
-
-
-def is_cache(folder: int) -> bool:
-    """Whether the CACHEDIR.TAG in the open ``folder`` is a true one."""
-    try:
-        fd = os.open(CACHE_TAG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except OSError:
-        return False
-    try:
-        return os.read(fd, len(CACHE_TAG_SIGNATURE)) == CACHE_TAG_SIGNATURE
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
 
 
 def stretches(names: list[bytes], rows: list[Row]) -> Iterator[tuple[list[bytes], Row | None]]:

@@ -15,6 +15,7 @@ import fcntl
 import gc
 import os
 import select
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -33,23 +34,30 @@ FRESH_S = 10.0
 PATIENCE_S = 20.0
 """How long the scanner waits for one word of a forerunner."""
 
-_PIPE = 1 << 20  # the most that any user may ask for; some 100 bytes a folder
-_SHORT_PIPE = 4096  # the shortest that there is: some 30 MB that wait to be read
+_PIPE = (
+    1 << 20
+)  # the most that any user may ask for: 10,000 folders in which nothing is new, 16 MB that wait to be read
 _AT_ONCE = 4096
 _LONGEST_WAIT_S = 0.002
 _LAST_WAIT_S = 0.2
 
 
+def is_fresh(seconds: float) -> bool:
+    """Whether what was seen at that time of `now` may be believed."""
+    return now() - seconds < FRESH_S
+
+
 class Forerunners:
     """What forerunners saw, for the scanner's thread alone; by default there are none."""
 
-    def __init__(self, pipes: Sequence[int] = (), fetching: bool = False) -> None:
-        self.fetching = fetching and bool(pipes)
+    def __init__(self, pipes: Sequence[int] = (), since: int = 0) -> None:
+        """``since`` (ns): files with such a ctime, or a later one, they have fetched."""
+        self.since = since
         self._pipes = [_Pipe(pipe) for pipe in pipes]
 
     def seen(self, path: bytes, device: int, inode: int) -> Line | None:
-        """What is in the folder, which is open and has these numbers, if that was seen a short time ago. Folders are
-        asked for in the order of a walk in depth, names in order of their bytes."""
+        """What is in the folder, which is open and has these numbers, if that was seen a short time ago: its first
+        line, then the next one. Folders are asked for in the order of a walk in depth, names in that of their bytes."""
         if not self._pipes:
             return None
         pipe = self._pipes[whose(path, len(self._pipes))]
@@ -60,8 +68,7 @@ class Forerunners:
                 return None
             pipe.drop()
             if there == place:
-                fresh = now() - line.seconds < FRESH_S
-                return line if fresh and line.folder == (device, inode) else None
+                return line if is_fresh(line.seconds) and line.folder == (device, inode) else None
         return None
 
 
@@ -89,11 +96,12 @@ class _Pipe:
 
     def _take(self, length: int) -> bytes | None:
         while len(self._data) - self._at < length:
-            if self._ended or not self._ready.poll(PATIENCE_S * 1000):
-                self._ended = True
+            more = b""
+            if not self._ended and self._ready.poll(PATIENCE_S * 1000):
+                more = os.read(self._pipe, _PIPE)
+            if not more:  # what is there is the beginning of a line
+                self._data, self._at, self._ended = b"", 0, True
                 return None
-            more = os.read(self._pipe, 1 << 16)
-            self._ended = not more
             self._data, self._at = self._data[self._at :] + more, 0
         self._at += length
         return self._data[self._at - length : self._at]
@@ -106,12 +114,13 @@ def _place(path: bytes) -> bytes:
 
 @contextlib.contextmanager
 def forerunners(
-    sources: Sequence[bytes], options: ScanOptions, among: int = FORERUNNERS, fetch: bool = False
+    sources: Sequence[bytes], options: ScanOptions, since: int, among: int = FORERUNNERS
 ) -> Iterator[Forerunners]:
     """Start them; they are gone when the body has ended. To be called before threads are started: where there are
-    some, there are no forerunners. Raises `Usage` for sources that are none."""
+    some, there are no forerunners. ``since`` (ns): what changed then or later is new. Raises `Usage` for sources that
+    are none."""
     roots = list(outermost(source_tree(sources)))
-    if not may_fork() or options.exclude_caches:
+    if not may_fork():
         yield Forerunners()
         return
     pids: list[int] = []
@@ -121,14 +130,14 @@ def forerunners(
             reading, writing = os.pipe()
             pipes.append(reading)
             with contextlib.suppress(OSError):
-                fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _SHORT_PIPE if fetch else _PIPE)
-            pid = start(partial(_forerun, roots, options, number, among, fetch, writing, list(pipes)))
+                fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
+            pid = start(partial(_forerun, roots, options, number, among, since, writing, list(pipes)))
             os.close(writing)
             if pid is None:
                 break
             pids.append(pid)
         # All or none: which of them looks at a folder follows from how many there are.
-        yield Forerunners(pipes, fetch) if len(pids) == among else Forerunners()
+        yield Forerunners(pipes, since) if len(pids) == among else Forerunners()
     finally:
         for pid in pids:
             kill(pid, _LAST_WAIT_S)
@@ -141,7 +150,7 @@ def _forerun(
     options: ScanOptions,
     number: int,
     among: int,
-    fetch: bool,
+    since: int,
     pipe: int,
     others: Sequence[int],
 ) -> None:
@@ -150,12 +159,12 @@ def _forerun(
     for fd in others:
         os.close(fd)
     teller = _Teller(pipe)
-    Forerun(options, number, among, teller.tell, fetch).walk(roots)
+    Forerun(options, number, among, teller.tell, since).walk(roots)
     teller.flush()
 
 
 class _Teller:
-    """Writes lines to a pipe, some at a time, none late."""
+    """Writes lines to a pipe, some at a time. Called often enough, if with empty ones, it holds none back for long."""
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
@@ -164,13 +173,17 @@ class _Teller:
         self._since = time.monotonic()
 
     def tell(self, line: bytes) -> None:
-        self._waiting.append(line)
-        self._size += len(line)
+        if line:
+            self._waiting.append(line)
+            self._size += len(line)
         if self._size >= _AT_ONCE or time.monotonic() - self._since > _LONGEST_WAIT_S:
             self.flush()
 
     def flush(self) -> None:
         data = memoryview(b"".join(self._waiting))
-        while data:
-            data = data[os.write(self._pipe, data) :]
+        try:
+            while data:
+                data = data[os.write(self._pipe, data) :]
+        except OSError:  # nobody reads it any more
+            sys.exit(0)
         self._waiting, self._size, self._since = [], 0, time.monotonic()

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from dataclasses import dataclass
 
 from tandem_agent.engine.excludes import Excluder
 from tandem_agent.engine.folders import identities
+from tandem_agent.engine.seen import Stat
 
 
 @dataclass(frozen=True, slots=True)
 class ScanOptions:
     """``excludes``: gitignore patterns, relative to each source. ``skip``: folders that are never entered or
-    recorded (state folder, vaults), by path. ``one_file_system``: mount points are recorded as empty folders.
-    ``exclude_caches``: of a folder marked by CACHEDIR.TAG only the mark is recorded."""
+    recorded (state folder, vaults), by path. ``one_file_system``: mount points are recorded as empty folders."""
 
     excludes: tuple[str, ...] = ()
     skip: tuple[bytes, ...] = ()
     one_file_system: bool = False
-    exclude_caches: bool = False
 
 
 class LeftOut:
@@ -36,7 +34,7 @@ class LeftOut:
         """Whether this folder is one of those that are always skipped."""
         return (device, inode) in self._skip
 
-    def name(self, relative: bytes, st: os.stat_result) -> bool:
+    def name(self, relative: bytes, st: Stat) -> bool:
         """Whether ``relative`` (below its source, no slash in front) is left out."""
         is_folder = stat.S_ISDIR(st.st_mode)
         if is_folder and st.st_ino in self._skip_inodes and (st.st_dev, st.st_ino) in self._skip:

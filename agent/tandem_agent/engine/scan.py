@@ -15,24 +15,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from tandem_agent.engine.beliefs import Beliefs
 from tandem_agent.engine.channel import Stopped
 from tandem_agent.engine.entries import EntryMaker
 from tandem_agent.engine.events import Draft, Enter, Event, Leave, Pending, Removed, Segment
-from tandem_agent.engine.filereader import AHEAD, FileReader
+from tandem_agent.engine.filereader import AHEAD, FileReader, Outdated
 from tandem_agent.engine.filescache import FilesCache, Row
 from tandem_agent.engine.folders import (
-    CACHE_TAG,
     FOLDER_FLAGS,
-    is_cache,
     join,
     names_in,
     open_folder,
     stretches,
 )
 from tandem_agent.engine.forerun import Identity, Line
-from tandem_agent.engine.forerunners import Forerunners
+from tandem_agent.engine.forerunners import Forerunners, is_fresh
 from tandem_agent.engine.options import LeftOut, ScanOptions
-from tandem_agent.engine.seen import STAT_FIELDS, Totals, stats_digest, totals
+from tandem_agent.engine.seen import STAT_FIELDS, Seen, Stat, Totals, compared, stats_digest, totals
 from tandem_agent.engine.troubles import Warnings
 from tandem_agent.progress import Progress
 from tandem_protocol.pack import SMALL_FILE
@@ -56,16 +55,26 @@ class Counted:
 
 @dataclass(slots=True)
 class _Level:
-    """A folder that is being walked. ``fd`` is -1 while it is closed to save descriptors."""
+    """A folder that is being walked. ``fd`` is -1 while it is closed to save descriptors. ``seen`` is what forerunners
+    saw at ``seen_at`` of the names up to ``seen_to`` that were not come to yet; ``more``: there is more to be had of
+    them."""
 
     path: bytes
     fd: int
     device: int
     inode: int
     stretches: Iterator[tuple[list[bytes], Row | None]]
-    children: list[tuple[int, bytes, os.stat_result | Identity]] = field(default_factory=list)
+    children: list[tuple[int, bytes, Stat | Identity]] = field(default_factory=list)
     segment: Segment | None = None
-    fetched: bool = False
+    seen: dict[bytes, Seen] = field(default_factory=dict)
+    seen_to: bytes = b""
+    seen_at: float = 0.0
+    more: bool = False
+
+    def take(self, line: Line) -> None:
+        """Of what forerunners saw the next part."""
+        self.seen.update(line.seen)
+        self.seen_to, self.seen_at, self.more = line.last, line.seconds, line.more
 
 
 class Scanner:
@@ -89,8 +98,7 @@ class Scanner:
         self._options = options
         self._forerunners = forerunners
         self._cache = cache
-        self._trusted = trusted
-        self._has = has
+        self._beliefs = Beliefs(cache, trusted, has)
         self._reader = reader
         self.entries = EntryMaker(reader.attributes, warnings)
         self._emit = emit
@@ -100,7 +108,6 @@ class Scanner:
         self._stopping = stopping
         self._left_out = LeftOut(options)
         self._racy = time.time_ns() - RACY_NS
-        self._believed: dict[int, bool] = {}
         self._source = b""
         self._source_device = 0
 
@@ -146,23 +153,27 @@ class Scanner:
             else:
                 self._stretch(level, *following)
 
-    def _descend(self, stack: list[_Level], index: int, name: bytes, st: os.stat_result | Identity) -> None:
+    def _descend(self, stack: list[_Level], index: int, name: bytes, st: Stat | Identity) -> None:
         level = stack[-1]
         path = join(level.path, name)
+        entries = level.segment.entries if level.segment is not None else []
         gone = False
         try:
             fd = open_folder(name, level.fd)
         except OSError as error:
-            self._warnings.add_error(path, error)
             fd, gone = -1, isinstance(error, FileNotFoundError | NotADirectoryError)
+            if isinstance(st, os.stat_result) or not isinstance(error, FileNotFoundError):
+                self._warnings.add_error(path, error)
         else:
             now = os.fstat(fd)
             if (now.st_dev, now.st_ino) != (st.st_dev, st.st_ino):
-                self._warnings.add(path, "was replaced by another folder while it was being backed up")
-                os.close(fd)
-                fd, gone = -1, True
-        entries = level.segment.entries if level.segment is not None else []
-        if entries and isinstance(st, os.stat_result):
+                if entries and isinstance(st, Seen):
+                    st = now
+                else:  # its entry is in the last backup's page, and speaks of the other one
+                    self._warnings.add(path, "was replaced by another folder while it was being backed up")
+                    os.close(fd)
+                    fd, gone = -1, True
+        if entries and not isinstance(st, Identity):
             entries[index] = self.entries.folder(name, st, fd, path)
         self._counted.folders += 1
         self._progress.dirs += 1
@@ -205,20 +216,23 @@ class Scanner:
         rows = self._cache.rows(path)
         self._emit(Enter(path, device, True, rows))
         self._progress.current_path = path
-        line = None
-        if len(rows) == 1 or self._forerunners.fetching:
-            line = self._forerunners.seen(path, device, inode)
-        if len(rows) == 1 and line is not None and line.digest == rows[0].digest and self._believe(rows[0]):
+        line = self._forerunners.seen(path, device, inode)
+        if (
+            len(rows) == 1
+            and line is not None
+            and line.digest == rows[0].digest
+            and self._beliefs.page(rows[0])
+        ):
             return self._unchanged(path, fd, line, rows[0])
         try:
             names = names_in(fd)
         except OSError as error:
             self._warnings.add_error(path, error)
             names = []
-        if self._options.exclude_caches and CACHE_TAG in names and is_cache(fd):
-            names = [CACHE_TAG]
-        fetched = line is not None and self._forerunners.fetching
-        return _Level(path, fd, device, inode, stretches(names, rows), fetched=fetched)
+        level = _Level(path, fd, device, inode, stretches(names, rows))
+        if line is not None:
+            level.take(line)
+        return level
 
     def _unchanged(self, path: bytes, fd: int, line: Line, row: Row) -> _Level:
         """A folder in which a forerunner saw what the last backup saw."""
@@ -231,14 +245,15 @@ class Scanner:
     # One stretch of names
 
     def _stretch(self, level: _Level, names: list[bytes], row: Row | None) -> None:
-        kept, stats, numbers = self._look(level, names)
-        folders: list[tuple[int, bytes, os.stat_result | Identity]] = [
+        kept, stats = self._look(level, names)
+        numbers = compared(stats)
+        folders: list[tuple[int, bytes, Stat | Identity]] = [
             (i, name, st)
             for i, (name, st) in enumerate(zip(kept, stats, strict=True))
             if st.st_mode & 0o170000 == 0o040000
         ]
         same = row is not None and row.digest == stats_digest(level.device, kept, numbers)
-        believed = row if row is not None and same and self._believe(row) else None
+        believed = row if row is not None and same and self._beliefs.page(row) else None
         self._count(numbers, len(folders), believed is not None)
         if believed is not None:
             folders.reverse()
@@ -250,26 +265,33 @@ class Scanner:
         level.children = folders
         level.segment = Segment(entries, numbers, None, len(folders), self._reader.flush_chunks())
 
-    def _look(self, level: _Level, names: list[bytes]) -> tuple[list[bytes], list[os.stat_result], list[int]]:
-        """lstat every name; gives names that are to be recorded, their stats, and the numbers that the
-        cache compares."""
+    def _look(self, level: _Level, names: list[bytes]) -> tuple[list[bytes], list[Stat]]:
+        """lstat every name of which no forerunner saw it; gives names that are to be recorded, and their stats."""
+        if level.seen and not is_fresh(level.seen_at):  # other pages came first, and all that is below them
+            level.seen.clear()
+        while names and level.more and level.seen_to < names[-1]:
+            line = self._forerunners.seen(level.path, level.device, level.inode)
+            if line is None:
+                break
+            level.take(line)
         kept: list[bytes] = []
-        stats: list[os.stat_result] = []
-        numbers: list[int] = []
-        look, folder = os.stat, level.fd
+        stats: list[Stat] = []
+        seen, look, folder = level.seen, os.stat, level.fd
         careful = self._left_out.any
+        st: Stat | None
         for name in names:
-            try:
-                st = look(name, dir_fd=folder, follow_symlinks=False)
-            except OSError as error:
-                self._warnings.add_error(join(level.path, name), error)
-                continue
-            if careful and self._left_out.name(join(level.path, name)[len(self._source) + 1 :], st):
-                continue
+            st = seen.pop(name, None)
+            if st is None:
+                try:
+                    st = look(name, dir_fd=folder, follow_symlinks=False)
+                except OSError as error:
+                    self._warnings.add_error(join(level.path, name), error)
+                    continue
+                if careful and self._left_out.name(join(level.path, name)[len(self._source) + 1 :], st):
+                    continue
             kept.append(name)
             stats.append(st)
-            numbers += (st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns, st.st_mode)
-        return kept, stats, numbers
+        return kept, stats
 
     def _count(self, numbers: list[int], folders: int, believed: bool) -> None:
         found = totals(numbers, folders)
@@ -287,46 +309,23 @@ class Scanner:
         progress.files += found.files
         progress.bytes_read += small
 
-    def _believe(self, row: Row) -> bool:
-        """Whether everything that the row speaks of, apart from subfolders, is on every target."""
-        if self._of_trusted_run(row.run):
-            return True
-        detail = self._cache.detail(row)
-        return detail is not None and self._has(row.page) and all(map(self._stored, detail.entries))
-
-    def _of_trusted_run(self, run: int) -> bool:
-        found = self._believed.get(run)
-        if found is None:
-            revision = self._cache.revision(run)
-            found = self._believed[run] = revision is not None and self._trusted(revision)
-        return found
-
-    def _stored(self, entry: Draft) -> bool:
-        """Whether a file's content is stored. Of a chunk list that is stored itself, nothing can be said."""
-        content, extras = entry[8], entry[9]
-        if entry[0] != 0:
-            return True
-        if (extras is not None and "indirect" in extras) or not isinstance(content, bytes):
-            return False
-        return all(self._has(content[at : at + 32]) for at in range(0, len(content), 32))
-
     def _entries(
         self,
         level: _Level,
         names: list[bytes],
-        stats: list[os.stat_result],
+        stats: list[Stat],
         numbers: list[int],
         row: Row | None,
     ) -> list[Draft | None]:
         """Entries of a stretch: from the cache where the stat fields are the same, else read."""
         detail = self._cache.detail(row) if row is not None else None
         old = detail.by_name() if detail is not None else {}
-        trusted = row is not None and self._of_trusted_run(row.run)
+        trusted = row is not None and self._beliefs.run(row.run)
         entries: list[Draft | None] = []
         prefix = join(level.path, b"")
-        read_file, folder, width, racy = self._reader.entry, level.fd, STAT_FIELDS, self._racy
+        folder, width, racy = level.fd, STAT_FIELDS, self._racy
         for i, name in enumerate(names):
-            if not i % AHEAD and not level.fetched:
+            if not i % AHEAD:
                 self._ahead(folder, names[i : i + AHEAD], stats[i : i + AHEAD], old)
             st = stats[i]
             at = i * width
@@ -338,7 +337,7 @@ class Scanner:
             elif (
                 found is not None
                 and found[0] == numbers[at : at + width]
-                and (trusted or self._stored(found[1]))
+                and (trusted or self._beliefs.content(found[1]))
             ):
                 entry = found[1]
                 if st.st_size >= SMALL_FILE:
@@ -346,7 +345,11 @@ class Scanner:
                 if st.st_nlink > 1:
                     entry = (*entry[:9], {**(entry[9] or {}), "l": (st.st_dev, st.st_ino)})
             elif mode == 0o100000:
-                entry = read_file(folder, name, st, prefix + name)
+                try:
+                    entry = self._reader.entry(folder, name, st, prefix + name)
+                except Outdated:
+                    st, entry = self._again(folder, name, prefix + name, st)
+                    numbers[at : at + width] = compared([st])
             else:
                 entry = self.entries.special(folder, name, st, prefix + name)
             entries.append(entry)
@@ -357,18 +360,34 @@ class Scanner:
             self._forget_gone(level, old, names, stats)
         return entries
 
+    def _again(self, folder: int, name: bytes, path: bytes, st: Stat) -> tuple[Stat, Draft | None]:
+        """The stat and the entry of a name that is not any more what a forerunner saw as ``st``."""
+        try:
+            st = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except OSError as error:
+            self._warnings.add_error(path, error)
+            return st, None
+        if stat.S_ISREG(st.st_mode):
+            return st, self._reader.entry(folder, name, st, path)
+        if stat.S_ISDIR(st.st_mode):
+            self._warnings.add(path, "was replaced by a folder while it was being backed up")
+            return st, None
+        return st, self.entries.special(folder, name, st, path)
+
     def _ahead(
         self,
         folder: int,
         names: list[bytes],
-        stats: list[os.stat_result],
+        stats: list[Stat],
         old: Mapping[bytes, tuple[list[int], Draft]],
     ) -> None:
-        """Let the reader prepare for the files among ``names`` that will most likely be read."""
+        """Let the reader prepare for the files among ``names`` that will likely be read, where no forerunner did."""
+        since = self._forerunners.since
         files = [
             (name, st)
             for name, st in zip(names, stats, strict=True)
-            if st.st_mode & 0o170000 == 0o100000
+            if not (isinstance(st, Seen) and st.st_ctime_ns >= since)
+            and st.st_mode & 0o170000 == 0o100000
             and st.st_size
             and (
                 (found := old.get(name)) is None
@@ -384,7 +403,7 @@ class Scanner:
         level: _Level,
         old: Mapping[bytes, tuple[list[int], Draft]],
         names: list[bytes],
-        stats: list[os.stat_result],
+        stats: list[Stat],
     ) -> None:
         now = {name for name, st in zip(names, stats, strict=True) if stat.S_ISDIR(st.st_mode)}
         for name, (_, entry) in old.items():
