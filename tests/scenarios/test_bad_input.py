@@ -386,6 +386,17 @@ def _flip(path: Path, rng: random.Random) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.parametrize("what", ["run-*", "frames"])
+def test_a_damaged_local_index(what: str, desk: Desk) -> None:
+    """It says nothing about what the tiers have: it is made anew, by the same command."""
+    (file,) = (desk.folder / "state" / "cache" / "index").glob(what)
+    data = file.read_bytes()
+    noise = random.Random(SEED).randbytes(min(4096, len(data) // 2))
+    at = len(data) - len(noise)
+    file.write_bytes(data[:at] + noise)
+    desk.same()
+
+
 HOSTILE = """
     from tandem_protocol import tree
 

@@ -180,7 +180,8 @@ def test_every_example_is_understood(command: list[str]) -> None:
 
 def test_version_is_quick_and_needs_nothing() -> None:
     code = (
-        "import sys; sys.argv = ['tandem', '--version']; from tandem_agent.cli import main\n"
+        "import os, sys; sys.argv = ['tandem', '--version']; from tandem_agent.cli import main\n"
+        "os._exit = sys.exit\n"
         "try: main()\nexcept SystemExit as end: assert end.code == 0\n"
         "heavy = {'click', 'rich', 'paramiko', 'cryptography', 'asyncio', 'sqlite3'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -421,6 +421,17 @@ async def test_a_file_replaced_a_moment_ago_is_read_again_the_next_time(
     assert again.stats["files_read"] == 1
 
 
+async def test_what_could_change_after_it_was_seen_is_read_again_the_next_time(
+    repo: EngineRepo, src: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system with coarse times, by a change in the same tick, while the first tier is long in coming."""
+    there = seen(src, since=0)
+    there.begun = os.stat(src / "a" / "f0").st_ctime_ns
+    result = await repo.run(src, forerunners=there)
+    again = await repo.run(src)
+    assert again.stats["files_read"] == result.stats["files_read"] > 0
+
+
 async def test_folders_that_hold_none_are_listed_once(
     repo: EngineRepo, src: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 from collections.abc import Sequence
 
 import click
@@ -68,10 +66,7 @@ def run(arguments: Sequence[str]) -> int:
     settings = Settings()
     try:
         result = root.main(args=list(arguments), prog_name="tandem", standalone_mode=False, obj=settings)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has gone (`tandem ls … | head`); Python must not try to flush it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except BrokenPipeError:  # whoever read our output has gone (`tandem ls … | head`)
         return 1
     except BaseException as error:
         return errors.report(error, settings)

@@ -6,6 +6,7 @@ the state folder, and the line says where.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -32,9 +33,10 @@ def report(error: BaseException, settings: Settings) -> int:
     code, what, remedy = describe(error, settings)
     if what:
         line = f"tandem: {what}: {remedy}" if remedy else f"tandem: {what}"
-        print(line, file=sys.stderr)
-        if settings.json:
-            print(json.dumps({"error": what, "remedy": remedy, "exit_code": code}))
+        with contextlib.suppress(OSError):  # which may be what it is about
+            print(line, file=sys.stderr)
+            if settings.json:
+                print(json.dumps({"error": what, "remedy": remedy, "exit_code": code}), flush=True)
     return code
 
 

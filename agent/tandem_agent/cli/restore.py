@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tandem_protocol.errors import Corrupt
+
 from . import output
 from .backups import snapshot_to_read
 from .common import Settings, common_options, run_async
@@ -56,9 +58,16 @@ def restore(
     }
     from ..engine.writerprocesses import writer_processes
 
+    where_to = os.path.abspath(target)
     with writer_processes() as processes:
-        options["processes"] = processes
-        result = run_async(_restore(settings, backup_id, os.path.abspath(target), options, where))
+        result, index_damaged = run_async(
+            _restore(settings, backup_id, where_to, options | {"processes": processes}, where)
+        )
+    if index_damaged and (isinstance(result, Corrupt) or result.damaged):
+        # That says nothing about the tiers; opened again, the index is made anew.
+        result, _ = run_async(_restore(settings, backup_id, where_to, options, where))
+    if isinstance(result, Corrupt):
+        raise result
     if settings.json:
         fields = output.plain(result)
         fields |= {name: [str(lost) for lost in getattr(result, name)] for name in ("damaged", "away")}
@@ -79,7 +88,8 @@ def absolute_path(path: str) -> bytes:
 
 async def _restore(
     settings: Settings, wanted: str, target: str, options: dict[str, Any], where: dict[str, Any]
-) -> RestoreResult:
+) -> tuple[RestoreResult | Corrupt, bool]:
+    """What came of it, and whether the local index turned out to be damaged."""
     from ..progress import Progress
     from ..restore import restore as run_restore
     from .progress import followed
@@ -88,7 +98,11 @@ async def _restore(
         snapshot = snapshot_to_read(view.backups, wanted, where["tier"])
         progress = Progress()
         async with followed(progress, quiet=settings.quiet):
-            return await run_restore(view, snapshot, target, progress=progress, **options)
+            try:
+                result = await run_restore(view, snapshot, target, progress=progress, **options)
+            except Corrupt as fault:
+                return fault, view.index.damaged
+            return result, view.index.damaged
 
 
 def _show(result: RestoreResult, target: str) -> None:

@@ -50,9 +50,10 @@ def is_fresh(seconds: float) -> bool:
 class Forerunners:
     """What forerunners saw, for the scanner's thread alone; by default there are none."""
 
-    def __init__(self, pipes: Sequence[int] = (), since: int = 0) -> None:
-        """``since`` (ns): files with such a ctime, or a later one, they have fetched."""
+    def __init__(self, pipes: Sequence[int] = (), since: int = 0, begun: int | None = None) -> None:
+        """``since`` (ns): files with such a ctime, or a later one, they have fetched; ``begun``: when they began."""
         self.since = since
+        self.begun = time.time_ns() if begun is None else begun
         self._pipes = [_Pipe(pipe) for pipe in pipes]
 
     def seen(self, path: bytes, device: int, inode: int) -> Line | None:
@@ -120,6 +121,7 @@ def forerunners(
     some, there are no forerunners. ``since`` (ns): what changed then or later is new. Raises `Usage` for sources that
     are none."""
     roots = list(outermost(source_tree(sources)))
+    begun = time.time_ns()
     if not may_fork():
         yield Forerunners()
         return
@@ -137,7 +139,7 @@ def forerunners(
                 break
             pids.append(pid)
         # All or none: which of them looks at a folder follows from how many there are.
-        yield Forerunners(pipes, since) if len(pids) == among else Forerunners()
+        yield Forerunners(pipes, since, begun) if len(pids) == among else Forerunners()
     finally:
         for pid in pids:
             kill(pid, _LAST_WAIT_S)

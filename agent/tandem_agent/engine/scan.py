@@ -107,7 +107,8 @@ class Scanner:
         self._counted = counted
         self._stopping = stopping
         self._left_out = LeftOut(options)
-        self._racy = time.time_ns() - RACY_NS
+        # From before forerunners began: what changed after they had looked may have the same time.
+        self._racy = min(time.time_ns(), forerunners.begun) - RACY_NS
         self._source = b""
         self._source_device = 0
 
