@@ -30,7 +30,7 @@ test: setup ## everything the tests need, and the tests
 	@scripts/test-packages
 	@$(PYTHON) -m pytest -n auto --dist loadgroup $(ARGS)
 
-bench: setup ## compare with restic, borg and others on this machine
+bench: setup ## compare with restic, borg and others: hours, tens of GB (ARGS=--quick: minutes)
 	@scripts/test-packages bench
 	@$(PYTHON) -m bench $(ARGS)
 

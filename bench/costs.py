@@ -74,7 +74,6 @@ COST_ROWS = (
         0.2,
     ),
 )
-COST_GROUPS = tuple(dict.fromkeys(row.group for row in COST_ROWS))
 HEADS = ("contact and synchronisation", "questions", "connection ms", "ms", "(from to)")
 
 

@@ -68,7 +68,6 @@ FIGURE_ROWS = (
     FigureRow("index-make", "the same, taken in from segments", "index", "s"),
     FigureRow("index-make-heap", "the same, heap meanwhile", "index", "MB", MB),
 )
-FIGURE_GROUPS = tuple(dict.fromkeys(row.group for row in FIGURE_ROWS))
 FIGURE_HEADS = ("figure", "median", "(from to)")
 
 

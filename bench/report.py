@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bench.costs import COST_ROWS, Timing, cost_regressions, cost_table, cost_verdicts, medians
@@ -24,12 +24,16 @@ from bench.samples import MB, Sample, Summaries, summarise
 from bench.targets import Verdict
 
 FORMAT = 1
+LOAD = "load before"
+"""What of a machine's description changes all the time."""
+
 _HEADS = ("work", "tool", "wall s", "(from to)", "CPU s", "peak MB", "stored MB", "MB/s", "others CPU %")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the benchmark: what was asked for, where, and every sample, timing and figure."""
+    """One run of the benchmark: what was asked for, where, and every sample, timing and figure. ``dates``: by group,
+    when it was measured."""
 
     settings: dict[str, Any]
     machine: dict[str, str]
@@ -37,6 +41,32 @@ class Run:
     samples: list[Sample]
     timings: list[Timing] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    dates: dict[str, str] = field(default_factory=dict)
+
+    def only(self, groups: Collection[str]) -> Run:
+        """What it says of these groups."""
+        rows = {row.name for kind in (ROWS, FIGURE_ROWS, COST_ROWS) for row in kind if row.group in groups}
+        return replace(
+            self,
+            samples=[sample for sample in self.samples if sample.row in rows],
+            timings=[timing for timing in self.timings if timing.row in rows],
+            figures=[figure for figure in self.figures if figure.row in rows],
+            dates={group: date for group, date in self.dates.items() if group in groups},
+        )
+
+    def with_earlier(self, before: Run | None) -> Run:
+        """With what was measured before of other groups, by the same settings on the same machine: tools are compared
+        within a group, so groups may be measured one by one."""
+        if before is None or before.settings != self.settings or _place(before) != _place(self):
+            return self
+        others = before.only(before.dates.keys() - self.dates.keys())
+        return replace(
+            self,
+            samples=[*others.samples, *self.samples],
+            timings=[*others.timings, *self.timings],
+            figures=[*others.figures, *self.figures],
+            dates={**others.dates, **self.dates},
+        )
 
     def verdicts(self) -> list[Verdict]:
         """Every target of every row, of all kinds."""
@@ -45,6 +75,10 @@ class Run:
             *figure_verdicts(figure_medians(self.figures)),
             *cost_verdicts(medians(self.timings)),
         ]
+
+
+def _place(run: Run) -> dict[str, str]:
+    return {name: value for name, value in run.machine.items() if name != LOAD}
 
 
 def table(summaries: Summaries, rows: Sequence[Row] = ROWS) -> list[tuple[str, ...]]:
@@ -95,7 +129,14 @@ def markdown(run: Run, changes: Sequence[str], limits: Mapping[str, str]) -> str
         "machine's; compare the tools of one row. All backup programs encrypt, and compress with zstd. Lines that",
         "are far or narrow are a proxy of the benchmark (bench/link.py) before an OpenSSH server on loopback.",
         "",
-        *(f"- {name}: {value}" for name, value in {"date": run.date, **run.machine, **run.settings}.items()),
+        *(f"- {name}: {value}" for name, value in {**run.machine, **run.settings}.items()),
+        *(f"- measured {date}: {', '.join(groups)}" for date, groups in _by_date(run).items()),
+        "",
+        "wall s: median of the rounds, and in brackets the fastest and the slowest. CPU s: of the program and the",
+        "processes that it waited for. peak MB: the largest of all rounds, summed over its processes, so shared memory",
+        "counts several times. MB are 10^6 bytes; MB/s: size of the source (for resync, of what was missing) by wall",
+        "time. others CPU %: what everything else used; over sshd most of it is the server. copy: cp -a and sync;",
+        "sftp -f: with fsync.",
         "",
         _row(cells[0]),
         _row(["---", "---", *["--:"] * (len(cells[0]) - 2)]),
@@ -112,6 +153,13 @@ def markdown(run: Run, changes: Sequence[str], limits: Mapping[str, str]) -> str
     if changes:
         parts += ["Slower or larger than the last results:", "", *(f"- {line}" for line in changes), ""]
     return "\n".join(parts)
+
+
+def _by_date(run: Run) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for group, date in run.dates.items():
+        found.setdefault(date, []).append(group)
+    return dict(sorted(found.items()))
 
 
 def _markdown_costs(costs: Sequence[Sequence[str]]) -> list[str]:
@@ -160,9 +208,12 @@ def terminal(run: Run, changes: Sequence[str]) -> str:
 
 
 def changes_since(run: Run, before: Run | None) -> list[str]:
-    """Regressions against earlier results of the same settings; nothing when there are none to compare
-    with. A setting that the earlier run did not have yet concerns only what it did not measure."""
+    """Regressions against earlier results of the same settings on such a machine; nothing when there are none to
+    compare with. A setting that the earlier run did not have yet concerns only what it did not measure."""
     if before is None or any(run.settings.get(name) != value for name, value in before.settings.items()):
+        return []
+    processors = {run.machine.get("processor"), before.machine.get("processor")} - {None}
+    if len(processors) > 1:
         return []
     return [
         *regressions(summarise(run.samples), summarise(before.samples)),
@@ -178,6 +229,7 @@ def save(run: Run, path: str) -> None:
         "settings": run.settings,
         "machine": run.machine,
         "date": run.date,
+        "dates": run.dates,
         "targets": [asdict(verdict) for verdict in run.verdicts()],
         "samples": [asdict(sample) for sample in run.samples],
         "timings": [asdict(timing) for timing in run.timings],
@@ -210,7 +262,8 @@ def load(path: str) -> Run | None:
     samples = [Sample(**sample) for sample in document["samples"]]
     timings = [Timing(**timing) for timing in document.get("timings", ())]
     figures = [Figure(**figure) for figure in document.get("figures", ())]
-    return Run(document["settings"], document["machine"], document["date"], samples, timings, figures)
+    dates = document.get("dates", {})
+    return Run(document["settings"], document["machine"], document["date"], samples, timings, figures, dates)
 
 
 def _row(cells: Sequence[str]) -> str:

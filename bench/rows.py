@@ -1,4 +1,4 @@
-"""What commands are measured, with which tools, and what must come out: the table of issue 5, B1. Pure."""
+"""What commands are measured, with which tools, and what must come out: the targets for large data. Pure."""
 
 from __future__ import annotations
 
@@ -122,7 +122,6 @@ ROWS = (
         (TimeShare(QUARTER_MORE, ("rclone",)),),  # 0.8 of its speed
     ),
 )
-GROUPS = tuple(dict.fromkeys(row.group for row in ROWS))
 
 
 def verdicts(summaries: Summaries, rows: Sequence[Row] = ROWS) -> list[Verdict]:

@@ -35,7 +35,7 @@ from tandem_protocol.stores.sftp import SftpStore
 
 
 class Counters:
-    """Questions asked of all tiers, folders listed, and when the last link was up."""
+    """Questions asked of all tiers, and when the last link was up."""
 
     def __init__(self) -> None:
         self.questions = 0

@@ -56,7 +56,7 @@ class RestoreResult:
 
     @property
     def exit_code(self) -> int:
-        """By cli.md: 6 damaged data, 5 a tier was away, 3 warnings, 0 done."""
+        """6 damaged data, 5 a tier was away, 3 warnings, 0 done."""
         if self.damaged:
             return 6
         if self.away:

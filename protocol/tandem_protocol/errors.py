@@ -2,7 +2,7 @@
 
 Each carries one line for people: what happened, to what, and (``remedy``) what to do. Texts that came
 from a server or a file name are made printable here, once, so no terminal escape reaches a screen.
-This module knows nothing of exit codes beyond the contract number each kind maps to (cli.md).
+This module knows nothing of exit codes beyond the contract number each kind maps to (README.md, Exit codes).
 """
 
 from __future__ import annotations

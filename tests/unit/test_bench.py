@@ -215,3 +215,33 @@ def test_a_part_that_fails_leaves_the_others_going_and_nothing_behind(tmp_path, 
     assert groups.run(bench, ["big", "tree"]) == {"tree": "it said no"}
     assert [figure.value for figure in bench.figures] == [2.0]
     assert list(tmp_path.iterdir()) == []
+
+
+def measured(*groups_, date="2026-01-01", **more):
+    samples = {"tree": rounds("tree-first", "tandem", [3]), "big": rounds("big-first", "tandem", [5])}
+    figures = [Figure("index-open", 1, 0.1)] if "index" in groups_ else []
+    found = [one for group in groups_ for one in samples.get(group, ())]
+    fields = {"settings": {"rounds": 1}, "machine": {"processor": "p", report.LOAD: date}, **more}
+    return report.Run(date=date, samples=found, figures=figures, dates=dict.fromkeys(groups_, date), **fields)
+
+
+def test_parts_measured_one_by_one_are_told_together():
+    """Tools are compared within a part."""
+    before = measured("tree", "index", "big")
+    after = measured("tree", date="2026-02-02").with_earlier(before)
+    assert after.dates == {"tree": "2026-02-02", "index": "2026-01-01", "big": "2026-01-01"}
+    assert [sample.row for sample in after.samples] == ["big-first", "tree-first"]
+    assert after.figures == before.figures
+    text = report.markdown(after, (), {})
+    assert "- measured 2026-02-02: tree\n" in text and "- measured 2026-01-01: index, big\n" in text
+
+
+@pytest.mark.parametrize("other", [{"settings": {"rounds": 3}}, {"machine": {"processor": "another"}}])
+def test_results_of_other_settings_or_machines_are_not_told_with_it(other):
+    now = measured("tree")
+    assert now.with_earlier(measured("big", **other)) == now
+
+
+def test_a_part_that_failed_is_not_kept():
+    assert measured("tree", "big").only({"tree"}).dates == {"tree": "2026-01-01"}
+    assert {sample.row for sample in measured("tree", "big").only({"tree"}).samples} == {"tree-first"}

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from bench import bigindex, borg, groups, sources
-from bench.__main__ import ALL_GROUPS, _amounts, _left_out, _options
+from bench.__main__ import ALL_GROUPS, _amounts, _asked, _options
 from bench.amounts import QUICK, SOURCES, Amounts, needed_later
 from bench.costs import COST_ROWS
 from bench.figures import FIGURE_ROWS
@@ -41,8 +41,9 @@ def test_amounts_are_as_the_command_line_says():
     assert _amounts(_options(["--quick"])) == QUICK
     some = _amounts(_options(["--quick", "--files", "7", "--image-mib", "3", "--seed", "9"]))
     assert (some.files, some.image, some.seed, some.big) == (7, 3 * MIB, 9, QUICK.big)
-    assert [name for name in ALL_GROUPS if _left_out(name, _options(["--quick"]))] == ["million"]
-    assert not any(_left_out(name, _options([])) for name in ALL_GROUPS)
+    assert set(ALL_GROUPS) - _asked(_options(["--quick"])) == {"million"}
+    assert _asked(_options([])) == set(ALL_GROUPS)
+    assert _asked(_options(["--quick", "--only", "million"])) == {"million"}
 
 
 def test_what_is_needed_on_the_disk_is_that_of_the_largest_part():
@@ -198,3 +199,14 @@ def test_the_command_runs_a_part_and_judges_it(tmp_path):
     assert done.returncode in (0, 1), done.stderr  # how fast this machine is now is no matter for a test
     assert "index of many chunks, open     below 1 s" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_is_written_where_that_is_asked_for(tmp_path):
+    command = [sys.executable, "-m", "bench", "--results", str(tmp_path)]
+    part = ["--quick", "--only", "index", "--chunks", "1000", "--write"]
+    subprocess.run([*command, *part], capture_output=True, text=True, check=False)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "index of many chunks, open" in text and ": index\n" in text
+    (tmp_path / "RESULTS.md").unlink()
+    subprocess.run([*command, "--report"], check=True)
+    assert (tmp_path / "RESULTS.md").read_text() == text

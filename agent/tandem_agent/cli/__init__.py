@@ -15,8 +15,9 @@ import sys
 from typing import NoReturn
 
 _NEW_OBJECTS = 50_000
-"""Of which the garbage collector looks for cycles among them. With Python's 700, a first backup of 100,000 small files
-spent a tenth of its processor time on looking, at the entries of folders over and over; there are hardly any."""
+"""How many there are before the garbage collector looks for cycles among them. With Python's 700, a first backup of
+100,000 small files spent a tenth of its processor time on looking, at the entries of folders over and over; there are
+hardly any."""
 
 
 def main() -> None:

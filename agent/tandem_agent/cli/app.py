@@ -62,7 +62,7 @@ def root() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; the exit code of cli.md. Never raises."""
+    """Run one command line; the exit code (README.md, Exit codes). Never raises."""
     settings = Settings()
     try:
         result = root.main(args=list(arguments), prog_name="tandem", standalone_mode=False, obj=settings)

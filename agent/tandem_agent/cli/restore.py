@@ -125,3 +125,5 @@ def _tell_lost(lost: Sequence[Lost], what: str, remedy: str, most: int = 20) -> 
     output.notice(f"tandem: {len(lost)} file(s) {what}: {remedy}")
     for one in lost[:most]:
         output.notice(f"  {output.shown(str(one))}")
+    if len(lost) > most:
+        output.notice(f"  and {output.number(len(lost) - most)} more; --json shows them")

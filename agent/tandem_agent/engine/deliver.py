@@ -52,8 +52,7 @@ class Lost:
 @dataclass(slots=True)
 class Delivered:
     """What came of it. ``files`` counts all but folders; ``bytes`` what was written; ``damaged``: no tier has
-    it good; ``away``: a tier that may have it failed. The two lists end at a length that people still read;
-    the counts do not."""
+    it good; ``away``: a tier that may have it failed. Both lists end at `_MAX_LOST`."""
 
     files: int = 0
     kept: int = 0

@@ -192,8 +192,8 @@ class FileReader:
         return (FILE, name, st.st_mode & 0o7777, st.st_uid, st.st_gid, seconds, rest, length, content, extras)
 
     def _slow(self, folder: int, name: bytes, st: Stat, path: bytes) -> Draft | None:
-        """Large files, and small ones that were not as expected: read until twice the same, at most
-        `_TRIES` times if small, once if large."""
+        """Large files, and small ones that were not as expected: read until size and times are the same
+        before and after, at most `_TRIES` times if small, once if large."""
         fd = self._open(folder, name, st)
         try:
             before = os.fstat(fd)

@@ -50,7 +50,8 @@ class Line(NamedTuple):
     """What is in a folder, as it was at ``seconds`` of `now`, or a part of it: ``more`` lines follow in order of names.
 
     ``digest`` is `stats_digest` of the names in it that are to be recorded, ``folders`` are those of them that are
-    folders, in order; both are of the whole folder, and empty where that takes several lines. ``seen`` is what was seen
+    folders, in order; like ``totals`` they are of the whole folder, and empty where that takes several lines, where a
+    name could not be looked at, and in a first backup. ``seen`` is what was seen
     of each file and folder in the line, or empty where nothing is new.
     """
 

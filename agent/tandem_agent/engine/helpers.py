@@ -41,7 +41,7 @@ def start(work: Callable[[], None]) -> int | None:
 
 
 def _silence() -> None:
-    """Nobody waits for the end of an output that this process never writes to."""
+    """Let go of the standard streams: whoever reads our output through a pipe would wait for this process, too."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
         os.dup2(nowhere, fd)

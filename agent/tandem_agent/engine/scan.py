@@ -56,8 +56,7 @@ class Counted:
 @dataclass(slots=True)
 class _Level:
     """A folder that is being walked. ``fd`` is -1 while it is closed to save descriptors. ``seen`` is what forerunners
-    saw at ``seen_at`` of the names up to ``seen_to`` that were not come to yet; ``more``: there is more to be had of
-    them."""
+    saw, at ``seen_at``, of the names up to ``seen_to`` that are still to come; ``more``: they have more lines of it."""
 
     path: bytes
     fd: int
@@ -72,7 +71,7 @@ class _Level:
     more: bool = False
 
     def take(self, line: Line) -> None:
-        """Of what forerunners saw the next part."""
+        """Take in the next line of a forerunner."""
         self.seen.update(line.seen)
         self.seen_to, self.seen_at, self.more = line.last, line.seconds, line.more
 
@@ -267,7 +266,7 @@ class Scanner:
         level.segment = Segment(entries, numbers, None, len(folders), self._reader.flush_chunks())
 
     def _look(self, level: _Level, names: list[bytes]) -> tuple[list[bytes], list[Stat]]:
-        """lstat every name of which no forerunner saw it; gives names that are to be recorded, and their stats."""
+        """lstat every name that no forerunner saw; gives names that are to be recorded, and their stats."""
         if level.seen and not is_fresh(level.seen_at):  # other pages came first, and all that is below them
             level.seen.clear()
         while names and level.more and level.seen_to < names[-1]:

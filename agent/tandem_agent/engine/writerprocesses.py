@@ -105,8 +105,8 @@ def writer_processes(among: int = 2) -> Iterator[WriterProcesses]:
 
 
 def _live(link: socket.socket, others: list[socket.socket], stop: mmap.mmap) -> None:
-    """What the new process does. The target's lock is its own too, so it must not outlive a restore that is killed: who
-    restores again would find it taken."""
+    """What the new process does. It holds the target's lock too, so it has to end when a restore that is killed lets
+    go of its end of the link; other links would keep that open."""
     for other in others:
         other.close()
     _serve(link, stop)
