@@ -85,7 +85,10 @@ async def read_for_merging(agent: Agent) -> Merge:
     """What is to be merged, as the tiers have it. A segment that cannot be read is left as it is; nothing is merged
     where none can: no backup fails for it."""
     merge = Merge()
-    chosen = to_merge(agent.state.live_of(ObjectType.INDEX).values())
+    live = agent.state.live_of(ObjectType.INDEX)
+    facts = [tier.facts_about(live) for tier in agent.tiers.tiers]
+    # A tier that lacks one would get the packs that it names, and neither it nor, for a while, what replaces it.
+    chosen = to_merge(found for found in live.values() if all(known.holds_last(found) for known in facts))
     if not chosen:
         return merge
 

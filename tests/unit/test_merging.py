@@ -10,6 +10,8 @@ from tests.support.format1 import Format1
 
 from tandem_agent import segments
 from tandem_agent.merging import FULL, MOST, MOST_BYTES, SMALLEST, TOGETHER, to_merge
+from tandem_agent.progress import Progress
+from tandem_agent.resync import sync
 from tandem_agent.wiring import open_agent, open_state
 from tandem_protocol.errors import NoTierReachable
 from tandem_protocol.history import LiveObject
@@ -106,6 +108,25 @@ async def test_backups_merge(old: Format1) -> None:
     for tier in old.tiers:
         await old.same(tier, 0)
         await old.same(tier, 5)
+
+
+async def test_what_a_tier_lacks_is_not_merged(old: Format1) -> None:
+    """It would get what such a segment names, but not the segment, which is gone; and what replaces it only later."""
+    await change_and_back_up(old, 0)
+    old.away("remote")
+    before = set(live_segments(old))
+    for number in range(1, 9):
+        await change_and_back_up(old, number)
+    assert len(live_segments(old)) >= 8
+    replaced = before - set(live_segments(old))
+    with open_state(old.config) as state:
+        added = {found.added for found in replaced}
+        assert all(added.isdisjoint(state.missing(row.id)) for row in state.tiers())
+    old.back("remote")
+    async with open_agent(old.config, lambda: old.passphrase) as agent:
+        await sync(agent, (), False, Progress())
+    await change_and_back_up(old, 9)
+    assert len(live_segments(old)) <= TOGETHER
 
 
 async def test_a_segment_that_cannot_be_read_is_left_and_noted(old: Format1) -> None:
