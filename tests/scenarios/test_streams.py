@@ -19,6 +19,12 @@ def desk(tmp_path: Path) -> Desk:
     return desk
 
 
+@pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
+def buffering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some environments have what is printed written at once."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", request.param)
+
+
 def shell(desk: Desk, words: str) -> subprocess.CompletedProcess[str]:
     """A command line of the shell's, with the streams that it says; `tandem` is the real command."""
     line = words.replace("tandem", shlex.quote(str(TANDEM)), 1)
@@ -59,6 +65,7 @@ def test_no_file_of_ours_gets_the_number_of_a_closed_stream(desk: Desk) -> None:
     desk.must("backups")
 
 
+@pytest.mark.usefixtures("buffering")
 @pytest.mark.parametrize(
     "words", ["backup", "backup --json", "restore latest --to back", "ls latest", "--version"]
 )
@@ -72,11 +79,13 @@ def test_a_full_stdout(desk: Desk, words: str) -> None:
     assert count(desk) == (2 if words.startswith("backup") else 1)
 
 
+@pytest.mark.usefixtures("buffering")
 def test_a_full_stdout_and_a_fault(desk: Desk) -> None:
     done = shell(desk, "tandem restore nothing --to other --json >/dev/full")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "no backup nothing" in done.stderr
 
 
+@pytest.mark.usefixtures("buffering")
 @pytest.mark.parametrize("words", ["backup", "ls latest", "--version"])
 def test_nobody_reads_it(desk: Desk, words: str) -> None:
     done = shell(desk, f"set -o pipefail; tandem {words} | true")

@@ -56,11 +56,10 @@ def _end(code: int) -> NoReturn:
     except BrokenPipeError:  # whoever read it has gone
         pass
     except OSError as error:
-        print(
-            f"tandem: what it printed could not be written ({error.strerror}); the rest is done",
-            file=sys.stderr,
-        )
-        code = code or 1
+        if not code:  # else there is a line already
+            said = f"what it printed could not be written ({error.strerror}); the rest is done"
+            print(f"tandem: {said}", file=sys.stderr)
+            code = 1
     with contextlib.suppress(OSError):
         sys.stderr.flush()
     os._exit(code)
