@@ -41,15 +41,6 @@ def office(tmp_path: Path, sftp_server: EmbeddedServer) -> Desk:
     return desk
 
 
-@pytest.fixture
-def alone(tmp_path: Path) -> Desk:
-    """A repository with one backup on one tier."""
-    desk = Desk(tmp_path, {"vault": str(tmp_path / "vault")})
-    desk.init()
-    desk.must("backup")
-    return desk
-
-
 def tiers_of(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, object]]:
     """The tiers of a backup's JSON, by name."""
     return {tier["name"]: tier for tier in json.loads(done.stdout)["tiers"]}

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.enginerun import EngineRepo
@@ -228,10 +229,10 @@ async def test_a_name_that_cannot_be_looked_at_is_looked_at_by_the_scanner(
     listed.clear()
     real = os.stat
 
-    def look(name: bytes, **more: object) -> os.stat_result:
+    def look(name: bytes, **more: Any) -> os.stat_result:
         if name == b"link":
             raise PermissionError(13, "no")
-        return real(name, **more)  # type: ignore[arg-type]
+        return real(name, **more)
 
     with monkeypatch.context() as patched:
         patched.setattr(forerun.os, "stat", look)
@@ -283,8 +284,8 @@ async def test_a_time_beyond_all_numbers(
     """Some file systems hold the year 3000; the other names are seen all the same."""
     real = os.stat
 
-    def look(name: bytes, **more: object) -> os.stat_result:
-        st = real(name, **more)  # type: ignore[arg-type]
+    def look(name: bytes, **more: Any) -> os.stat_result:
+        st = real(name, **more)
         if name != b"f2":
             return st
         numbers = {"st_mtime_ns": 2**65, "st_ctime_ns": st.st_ctime_ns, "st_rdev": 0}
@@ -320,10 +321,10 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     found: list[bytes] = []
     real = os.stat
 
-    def look(name: bytes, **more: object) -> os.stat_result:
+    def look(name: bytes, **more: Any) -> os.stat_result:
         if "dir_fd" in more:
             found.append(name)
-        return real(name, **more)  # type: ignore[arg-type]
+        return real(name, **more)
 
     monkeypatch.setattr(scan.os, "stat", look)
     return found

@@ -29,9 +29,8 @@ def main() -> None:
         print(f"tandem {__version__}")
         _end(0)
     gc.set_threshold(_NEW_OBJECTS)
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_DFL
-    )  # where whoever started this ignores it, no child can be waited for
+    # Where whoever started this ignores it, no child can be waited for.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     from .app import run
 
     _end(run(sys.argv[1:]))

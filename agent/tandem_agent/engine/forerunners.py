@@ -34,9 +34,9 @@ FRESH_S = 10.0
 PATIENCE_S = 20.0
 """How long the scanner waits for one word of a forerunner."""
 
-_PIPE = (
-    1 << 20
-)  # the most that any user may ask for: 10,000 folders in which nothing is new, 16 MB that wait to be read
+_PIPE = 1 << 20
+"""The most that any user may ask for: 10,000 folders in which nothing is new, or 16 MB that wait to be read."""
+
 _AT_ONCE = 4096
 _LONGEST_WAIT_S = 0.002
 _LAST_WAIT_S = 0.2
