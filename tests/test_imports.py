@@ -92,9 +92,10 @@ def test_only_wiring_knows_concrete_stores() -> None:
     [
         ("tandem_agent.cli", ("paramiko", "asyncssh", "rich", "keyring")),
         ("tandem_server.cli", ("asyncssh", "paramiko")),
+        ("tandem_protocol.stores.sftp_folder", ("paramiko",)),
     ],
 )
-def test_the_start_of_a_command_imports_little(module: str, late: tuple[str, ...]) -> None:
+def test_what_begins_a_command_or_link_imports_little(module: str, late: tuple[str, ...]) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert not set(late) & {name.partition(".")[0] for name in loaded.split()}

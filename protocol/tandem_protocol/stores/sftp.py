@@ -6,7 +6,7 @@ link, which ends the threads' work at once; so does every fault that leaves the 
 A connection carries many verbs at once, of which one moves much: round trips are what small ones cost, and two
 large ones would only share what the line carries. A far server is given several connections, since each carries no
 more than a window per round trip. They are one session, and closed together when one of them fails.
-paramiko takes a quarter of a second to load, so it is loaded on a thread, while ``ssh`` connects.
+What speaks the protocol is loaded on a thread, while ``ssh`` connects.
 """
 
 from __future__ import annotations

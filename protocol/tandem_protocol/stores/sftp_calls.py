@@ -14,15 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import accumulate
 
-from paramiko import sftp
-
 from ..errors import Absent, Refused, TandemError
+from . import sftp_codes as codes
 from .sftp_errors import NotSyncedError, StatusError, from_status, full
 from .sftp_messages import Attributes, Reply, Request, read_attributes
 from .sftp_requests import Requests
 
 HARDLINK, FSYNC, STATVFS = b"hardlink@openssh.com", b"fsync@openssh.com", b"statvfs@openssh.com"
-NEW = sftp.SFTP_FLAG_READ | sftp.SFTP_FLAG_WRITE | sftp.SFTP_FLAG_CREATE | sftp.SFTP_FLAG_EXCL
+NEW = codes.FLAG_READ | codes.FLAG_WRITE | codes.FLAG_CREATE | codes.FLAG_EXCL
 _MODE_FLAG = 0x4
 _FILE_MODE, _FOLDER_MODE = 0o600, 0o700
 
@@ -64,7 +63,7 @@ class SftpCalls:
         try:
             return self._stat(self._path(""))
         except StatusError as error:
-            if error.code != sftp.SFTP_NO_SUCH_FILE:
+            if error.code != codes.NO_SUCH_FILE:
                 raise
             return None
 
@@ -91,14 +90,14 @@ class SftpCalls:
         return root.rstrip(b"/") + b"/" + name.encode() if name else root
 
     def _open(self, path: bytes, flags: int) -> bytes:
-        return self._requests.call(sftp.CMD_OPEN, path, flags, _MODE_FLAG, _FILE_MODE).string()
+        return self._requests.call(codes.OPEN, path, flags, _MODE_FLAG, _FILE_MODE).string()
 
     def _open_new(self, name: str) -> bytes:
         return self._with_parents(name, self._opening(name)).string()
 
     def _opening(self, name: str) -> Request:
         """What makes a new file and opens it."""
-        return (sftp.CMD_OPEN, self._path(name), NEW, _MODE_FLAG, _FILE_MODE)
+        return (codes.OPEN, self._path(name), NEW, _MODE_FLAG, _FILE_MODE)
 
     def _with_parents(self, name: str, request: Request, handle: bytes | None = None) -> Reply:
         """The answer to ``request``, which needs the folder of ``name``: that is made, with its parents, if it is not
@@ -108,10 +107,10 @@ class SftpCalls:
         except NotSyncedError:
             raise
         except StatusError as error:
-            if error.code not in (sftp.SFTP_NO_SUCH_FILE, sftp.SFTP_FAILURE):
+            if error.code not in (codes.NO_SUCH_FILE, codes.FAILURE):
                 raise
             there = self._is_folder(posixpath.dirname(name))
-            if there and error.code == sftp.SFTP_FAILURE:
+            if there and error.code == codes.FAILURE:
                 raise
         self._folders.discard(posixpath.dirname(name))
         # A folder that is there now was not a moment ago: another session made it.
@@ -154,16 +153,16 @@ class SftpCalls:
         return [self._path(folder) for folder in accumulate(name.split("/")[:-1], "{}/{}".format)]
 
     def _stat(self, path: bytes) -> Attributes:
-        return read_attributes(self._requests.call(sftp.CMD_STAT, path))
+        return read_attributes(self._requests.call(codes.STAT, path))
 
     def _lstat(self, path: bytes) -> Attributes:
-        return read_attributes(self._requests.call(sftp.CMD_LSTAT, path))
+        return read_attributes(self._requests.call(codes.LSTAT, path))
 
     def _exists(self, name: str) -> bool:
         try:
             self._lstat(self._path(name))
         except StatusError as error:
-            if error.code == sftp.SFTP_NO_SUCH_FILE:
+            if error.code == codes.NO_SUCH_FILE:
                 return False
             raise
         return True
@@ -180,17 +179,17 @@ class SftpCalls:
 
     def _settling(self, handle: bytes) -> list[Request]:
         """What makes a file durable, where that can be had."""
-        return [(sftp.CMD_EXTENDED, FSYNC, handle)] if self.power_safe else []
+        return [(codes.EXTENDED, FSYNC, handle)] if self.power_safe else []
 
     def _settle(self, name: str) -> None:
         """Best effort: what an earlier session published under ``name``, or a folder, goes to disk now."""
         if not self.power_safe:
             return
         with suppress(StatusError):
-            handle = self._open(self._path(name), sftp.SFTP_FLAG_READ)
-            self._later(sftp.CMD_EXTENDED, FSYNC, handle)
-            self._requests.call(sftp.CMD_FSTAT, handle)
-            self._later(sftp.CMD_CLOSE, handle)
+            handle = self._open(self._path(name), codes.FLAG_READ)
+            self._later(codes.EXTENDED, FSYNC, handle)
+            self._requests.call(codes.FSTAT, handle)
+            self._later(codes.CLOSE, handle)
 
     def _later(self, kind: int, *fields: int | bytes) -> None:
         """A request whose answer nobody needs; a link that broke is no new fault then."""
@@ -207,9 +206,9 @@ class SftpCalls:
     def _explain(self, error: StatusError, doing: str, need: int = 0) -> TandemError:
         """The project's error for a status; what "Failure" means is asked of the file system."""
         doing = f"{doing} on {self._place}"
-        if error.code == sftp.SFTP_FAILURE and STATVFS in self._requests.extensions:
+        if error.code == codes.FAILURE and STATVFS in self._requests.extensions:
             with suppress(StatusError, struct.error):
-                reply = self._requests.call(sftp.CMD_EXTENDED, STATVFS, self._path(""))
+                reply = self._requests.call(codes.EXTENDED, STATVFS, self._path(""))
                 values = struct.unpack(">11Q", reply.take(88))
                 free, files, free_files, flags = values[1] * values[4], values[5], values[7], values[9]
                 if need and (free < need or (files and not free_files)):
@@ -220,4 +219,4 @@ class SftpCalls:
 
 
 def _making(folder: bytes) -> Request:
-    return (sftp.CMD_MKDIR, folder, _MODE_FLAG, _FOLDER_MODE)
+    return (codes.MKDIR, folder, _MODE_FLAG, _FOLDER_MODE)

@@ -1,7 +1,6 @@
 """What SFTP statuses and the words of ``ssh`` mean for whoever called: permanent, full, or worth a retry.
 
 Pure: codes and texts in, the project's errors out. Texts of servers become printable in `TandemError`.
-The codes stand here, not taken from paramiko: a connection through ``ssh`` begins before that is loaded.
 """
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ from __future__ import annotations
 import re
 
 from ..errors import Full, Missing, Refused, TandemError, Unavailable
+from .sftp_codes import EOF, FAILURE, NO_SUCH_FILE, OP_UNSUPPORTED, PERMISSION_DENIED
 
-EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, OP_UNSUPPORTED = 1, 2, 3, 4, 8
 _MEANINGS = {
     EOF: "End of file",
     NO_SUCH_FILE: "No such file",

@@ -13,11 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from paramiko import sftp
-
 from ..errors import Corrupt, Exists, Missing, Unavailable
 from ..names import valid
 from ..store import Entry
+from . import sftp_codes as codes
 from .faults import temporary_name
 from .folder import CONTENT
 from .parts import SLICE, KnownParts
@@ -58,25 +57,25 @@ class SftpFolder(SftpCalls):
                 # Asked before the temporary file goes: its room would look free.
                 raise self._explain(error, f"create {name}", len(data)) from error
             finally:
-                self._later(sftp.CMD_CLOSE, handle)
-                self._later(sftp.CMD_REMOVE, self._path(temporary))
+                self._later(codes.CLOSE, handle)
+                self._later(codes.REMOVE, self._path(temporary))
 
     def _publish_new(self, temporary: str, name: str, handle: bytes) -> bool:
         """Give the temporary file its name exclusively, durably. False: this server can do that in neither way."""
         source, target = self._path(temporary), self._path(name)
         if HARDLINK in self._requests.extensions:
             try:
-                self._with_parents(name, (sftp.CMD_EXTENDED, HARDLINK, source, target), handle)
+                self._with_parents(name, (codes.EXTENDED, HARDLINK, source, target), handle)
                 return True
             except StatusError:
                 if self._exists(name):
                     raise
         try:
-            self._with_parents(name, (sftp.CMD_RENAME, source, target), handle)
+            self._with_parents(name, (codes.RENAME, source, target), handle)
         except NotSyncedError:
             raise
         except StatusError as error:
-            if error.code != sftp.SFTP_OP_UNSUPPORTED:
+            if error.code != codes.OP_UNSUPPORTED:
                 raise
             return False
         return True
@@ -87,12 +86,12 @@ class SftpFolder(SftpCalls):
         try:
             self._requests.write(handle, data, 0, _ignore, self._settling(handle))
         finally:
-            self._later(sftp.CMD_CLOSE, handle)
+            self._later(codes.CLOSE, handle)
 
     def put(self, name: str, data: memoryview, sent: Callable[[int], None]) -> None:
         part = f"tmp/{posixpath.basename(name)}"
         with self._explained(f"write {name}", len(data)):
-            looked = self._requests.ask(sftp.CMD_LSTAT, self._path(name))
+            looked = self._requests.ask(codes.LSTAT, self._path(name))
             opened = self._ask_with_parents(part, self._opening(part))
             there = True
             try:
@@ -112,13 +111,13 @@ class SftpFolder(SftpCalls):
                 self._discard(part)
                 raise cause from error
             finally:
-                self._later(sftp.CMD_CLOSE, handle)
+                self._later(codes.CLOSE, handle)
 
     def _write(
         self, handle: bytes, data: memoryview, done: int, part: str, sent: Callable[[int], None]
     ) -> None:
         """Write what is not ``done``, durably; it is seen that all of it is there."""
-        then: list[Request] = [(sftp.CMD_FSTAT, handle), *self._settling(handle)]
+        then: list[Request] = [(codes.FSTAT, handle), *self._settling(handle)]
         looked = self._requests.write(handle, data[done:], done, sent, then)[0]
         size = read_attributes(looked).size
         if size != len(data):
@@ -128,7 +127,7 @@ class SftpFolder(SftpCalls):
     def _finish(self, handle: bytes, part: str, name: str, length: int) -> None:
         """Give the part its name, durably."""
         try:
-            self._with_parents(name, (sftp.CMD_RENAME, self._path(part), self._path(name)), handle)
+            self._with_parents(name, (codes.RENAME, self._path(part), self._path(name)), handle)
         except NotSyncedError:
             raise
         except StatusError:
@@ -141,14 +140,14 @@ class SftpFolder(SftpCalls):
     def _take_back(self, part: str, opened: list[int]) -> None:
         """The part is not needed: the object is there."""
         with suppress(StatusError):
-            self._later(sftp.CMD_CLOSE, self._answered(part, opened).string())
-            self._later(sftp.CMD_REMOVE, self._path(part))
+            self._later(codes.CLOSE, self._answered(part, opened).string())
+            self._later(codes.REMOVE, self._path(part))
 
     def _discard(self, part: str) -> None:
         """Remove a part before anything else happens: the next upload takes the same name."""
         self._parts.forget(part)
         with suppress(StatusError):
-            self._requests.call(sftp.CMD_REMOVE, self._path(part))
+            self._requests.call(codes.REMOVE, self._path(part))
 
     def _open_part(self, part: str, data: memoryview, opened: list[int]) -> tuple[bytes, int]:
         """(handle, bytes that are there already and right) of the part to write to, which ``opened`` asks for."""
@@ -157,13 +156,13 @@ class SftpFolder(SftpCalls):
         except StatusError:
             if not self._exists(part):
                 return self._open_new(part), 0
-        handle = self._open(self._path(part), sftp.SFTP_FLAG_READ | sftp.SFTP_FLAG_WRITE)
-        size = read_attributes(self._requests.call(sftp.CMD_FSTAT, handle)).size
+        handle = self._open(self._path(part), codes.FLAG_READ | codes.FLAG_WRITE)
+        size = read_attributes(self._requests.call(codes.FSTAT, handle)).size
         if 0 < size <= len(data) and self._is_good(handle, part, size, data):
             return handle, size
-        self._later(sftp.CMD_CLOSE, handle)
+        self._later(codes.CLOSE, handle)
         self._parts.forget(part)
-        self._requests.call(sftp.CMD_REMOVE, self._path(part))
+        self._requests.call(codes.REMOVE, self._path(part))
         return self._open_new(part), 0
 
     def _is_good(self, handle: bytes, part: str, size: int, data: memoryview) -> bool:
@@ -203,7 +202,7 @@ class SftpFolder(SftpCalls):
                 data = self._read(self._path(name), offset, length)
             except StatusError as error:
                 # A server may refuse to open a folder, or let it be opened and refuse to read it.
-                if error.code == sftp.SFTP_NO_SUCH_FILE or not self._lstat(self._path(name)).is_folder:
+                if error.code == codes.NO_SUCH_FILE or not self._lstat(self._path(name)).is_folder:
                     raise
                 data = None
             return (
@@ -213,7 +212,7 @@ class SftpFolder(SftpCalls):
     def _read(self, path: bytes, offset: int, length: int | None) -> bytes | None:
         """The bytes, or None if ``path`` is a folder."""
         requests = self._requests
-        handle = self._open(path, sftp.SFTP_FLAG_READ)
+        handle = self._open(path, codes.FLAG_READ)
         try:
             first = bytearray(min(requests.max_read, requests.max_read if length is None else length))
             looked, reading = requests.ask_look_and_read(handle, offset, memoryview(first))
@@ -236,13 +235,13 @@ class SftpFolder(SftpCalls):
                 )
             return bytes(whole)
         finally:
-            self._later(sftp.CMD_CLOSE, handle)
+            self._later(codes.CLOSE, handle)
 
     def _first(self, reading: int) -> int:
         try:
             return self._requests.answer_read(reading)
         except StatusError as error:
-            if error.code != sftp.SFTP_EOF:
+            if error.code != codes.EOF:
                 raise
             return 0
 
@@ -254,7 +253,7 @@ class SftpFolder(SftpCalls):
         """``looked``: the number of the request for what stands there, if it was sent."""
         try:
             if looked is None:
-                looked = self._requests.ask(sftp.CMD_LSTAT, self._path(name))
+                looked = self._requests.ask(codes.LSTAT, self._path(name))
             found = read_attributes(self._requests.answer(looked))
             if found.is_folder:
                 found = self._lstat(self._path(f"{name}/{CONTENT}"))
@@ -267,14 +266,14 @@ class SftpFolder(SftpCalls):
     def entries(self, folder: str) -> list[Entry]:
         with self._explained(f"list {folder or 'the root'}"):
             try:
-                handle = self._requests.call(sftp.CMD_OPENDIR, self._path(folder)).string()
+                handle = self._requests.call(codes.OPENDIR, self._path(folder)).string()
                 try:
                     entries = list(self._names(handle, folder))
                 finally:
-                    self._later(sftp.CMD_CLOSE, handle)
+                    self._later(codes.CLOSE, handle)
             except StatusError as error:
                 # Some servers open any folder, and say only when it is read that there is none.
-                if error.code == sftp.SFTP_NO_SUCH_FILE:
+                if error.code == codes.NO_SUCH_FILE:
                     return []
                 raise
             return self._objects_in_folders(folder, entries)
@@ -282,7 +281,7 @@ class SftpFolder(SftpCalls):
     def _names(self, handle: bytes, folder: str) -> Iterator[Entry]:
         """Every valid name that the server gives, with a few requests ahead; `Corrupt` if it never ends."""
         requests, answers, names = self._requests, 0, 0
-        waiting = deque(requests.ask_all(*[(sftp.CMD_READDIR, handle)] * _READ_AHEAD))
+        waiting = deque(requests.ask_all(*[(codes.READDIR, handle)] * _READ_AHEAD))
         try:
             while True:
                 reply = requests.answer(waiting.popleft())
@@ -294,9 +293,9 @@ class SftpFolder(SftpCalls):
                 if answers > MAX_NAMES or names > MAX_NAMES:
                     raise Corrupt(f"{self._place}: the listing of {folder or 'the root'} does not end")
                 if len(waiting) < _READ_AHEAD // 2:
-                    waiting += requests.ask_all(*[(sftp.CMD_READDIR, handle)] * _READ_AHEAD)
+                    waiting += requests.ask_all(*[(codes.READDIR, handle)] * _READ_AHEAD)
         except StatusError as error:
-            if error.code != sftp.SFTP_EOF:
+            if error.code != codes.EOF:
                 raise
         finally:
             for number in waiting:
@@ -308,7 +307,7 @@ class SftpFolder(SftpCalls):
         folders = [at for at, entry in enumerate(entries) if entry.is_folder]
         for start in range(0, len(folders), _LOOK_AHEAD):
             asked = [
-                (at, self._requests.ask(sftp.CMD_LSTAT, self._path(f"{prefix}{entries[at].name}/{CONTENT}")))
+                (at, self._requests.ask(codes.LSTAT, self._path(f"{prefix}{entries[at].name}/{CONTENT}")))
                 for at in folders[start : start + _LOOK_AHEAD]
             ]
             for at, number in asked:
@@ -323,7 +322,7 @@ class SftpFolder(SftpCalls):
             if self._exists(target):
                 raise Exists(f"{self._place}: cannot move {source}: {target} is there")
             try:
-                self._with_parents(target, (sftp.CMD_RENAME, self._path(source), self._path(target)))
+                self._with_parents(target, (codes.RENAME, self._path(source), self._path(target)))
             except StatusError as error:
                 if not self._exists(source):
                     raise Missing(f"{self._place}: cannot move {source}: it is not there") from error
@@ -336,21 +335,21 @@ class SftpFolder(SftpCalls):
         path = self._path(name)
         with self._explained(f"delete {name}"):
             try:
-                self._requests.call(sftp.CMD_REMOVE, path)
+                self._requests.call(codes.REMOVE, path)
             except StatusError as error:
-                if error.code == sftp.SFTP_NO_SUCH_FILE or not self._exists(name):
+                if error.code == codes.NO_SUCH_FILE or not self._exists(name):
                     return
                 if not self._lstat(path).is_folder:
                     raise
                 with suppress(StatusError):
-                    self._requests.call(sftp.CMD_REMOVE, self._path(f"{name}/{CONTENT}"))
-                self._requests.call(sftp.CMD_RMDIR, path)
+                    self._requests.call(codes.REMOVE, self._path(f"{name}/{CONTENT}"))
+                self._requests.call(codes.RMDIR, path)
             self._settle(posixpath.dirname(name))
 
 
 def _listed(reply: Reply) -> Iterator[Entry | None]:
     """The entries of one READDIR answer; None for a name that is passed over."""
-    if reply.kind != sftp.CMD_NAME:
+    if reply.kind != codes.NAME:
         raise Corrupt("the server answered a listing with something else")
     for _ in range(reply.int32()):
         raw = reply.string()

@@ -6,8 +6,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paramiko import Message
-
 from ..errors import Corrupt
 from ..store import Buffer
 
@@ -81,13 +79,11 @@ def read_attributes(reply: Reply) -> Attributes:
 
 def packed(number: int, kind: int, fields: Sequence[int | bytes]) -> bytes:
     """A request as it goes over the wire."""
-    message = Message()
-    for field in fields:
-        if isinstance(field, Long):
-            message.add_int64(field)
-        elif isinstance(field, int):
-            message.add_int(field)
-        else:
-            message.add_string(field)
-    body = message.asbytes()
+    body = b"".join(map(_packed_field, fields))
     return HEAD.pack(len(body) + 5, kind, number) + body
+
+
+def _packed_field(field: int | bytes) -> bytes:
+    if isinstance(field, bytes):
+        return len(field).to_bytes(4) + field
+    return field.to_bytes(8 if isinstance(field, Long) else 4)

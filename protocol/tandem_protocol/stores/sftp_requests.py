@@ -1,10 +1,9 @@
 """Requests of SFTP version 3 and their answers, over any link that carries bytes.
 
-paramiko gives the message numbers and the encoding of fields (`sftp_messages`). Its client is not used: it drops the
-statuses of pipelined writes, so a write that failed in the middle stays unseen. Here every request has a
-number that is waited for, every wait a deadline, every length a cap, and long reads and writes keep a
-window of requests under way without copying the data. Several threads may use one session at once, each with
-requests of its own: whoever waits receives for all of them. It knows no paths of tiers and no retries; after
+paramiko's client is not used: it drops the statuses of pipelined writes, so a write that failed in the middle stays
+unseen. Here every request has a number that is waited for, every wait a deadline, every length a cap, and long reads
+and writes keep a window of requests under way without copying the data. Several threads may use one session at once,
+each with requests of its own: whoever waits receives for all of them. It knows no paths of tiers and no retries; after
 `Unavailable` or `Corrupt` the link is of no more use.
 """
 
@@ -17,10 +16,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from paramiko import sftp
-
 from ..errors import Corrupt, TandemError, Unavailable
 from ..store import Buffer
+from . import sftp_codes as codes
 from .sftp_errors import StatusError
 from .sftp_messages import HEAD, Long, Reply, Request, packed
 
@@ -75,9 +73,9 @@ class Requests:
         self.in_order = _IN_ORDER in self.extensions
 
     def _hello(self) -> dict[bytes, bytes]:
-        self._transmit((struct.pack(">IBI", 5, sftp.CMD_INIT, _VERSION),))
+        self._transmit((struct.pack(">IBI", 5, codes.INIT, _VERSION),))
         length, kind, version = self._head()
-        if kind != sftp.CMD_VERSION or version != _VERSION:
+        if kind != codes.VERSION or version != _VERSION:
             raise Corrupt(
                 "the server does not speak SFTP version 3",
                 "a login script that prints text would do this: it must be silent for SFTP",
@@ -93,7 +91,7 @@ class Requests:
         """Ask for the server's limits, if it tells them; what this gives is for `take_limits`."""
         if b"limits@openssh.com" not in self.extensions:
             return None
-        return self.ask(sftp.CMD_EXTENDED, b"limits@openssh.com")
+        return self.ask(codes.EXTENDED, b"limits@openssh.com")
 
     def take_limits(self, number: int | None) -> None:
         """Wait for the limits and keep to them."""
@@ -160,7 +158,7 @@ class Requests:
                 break
             part = data[start : start + size]
             number = self._next(None)
-            head = _WRITE.pack(len(handle) + len(part) + 21, sftp.CMD_WRITE, number, len(handle))
+            head = _WRITE.pack(len(handle) + len(part) + 21, codes.WRITE, number, len(handle))
             place = struct.pack(">QI", offset + start, len(part))
             self._transmit((head + handle + place, part))
             waiting.append((number, len(part)))
@@ -209,7 +207,7 @@ class Requests:
                 try:
                     got = self.answer_read(number)
                 except StatusError as error:
-                    if error.code != sftp.SFTP_EOF:
+                    if error.code != codes.EOF:
                         raise
                     start, end = begin, min(end, begin)
                     continue
@@ -227,16 +225,16 @@ class Requests:
 
     def ask_read(self, handle: bytes, offset: int, view: memoryview) -> int:
         """Ask for bytes that will be put into ``view``; at most `max_read`."""
-        return self.ask(sftp.CMD_READ, handle, Long(offset), len(view), into=view)
+        return self.ask(codes.READ, handle, Long(offset), len(view), into=view)
 
     def ask_look_and_read(self, handle: bytes, offset: int, view: memoryview) -> tuple[int, int]:
         """Ask, as one piece, for the attributes of a file and for bytes as `ask_read` does; 0 if ``view`` is empty."""
         looked = self._next(None)
-        asked = packed(looked, sftp.CMD_FSTAT, (handle,))
+        asked = packed(looked, codes.FSTAT, (handle,))
         reading = 0
         if view:
             reading = self._next(view)
-            asked += packed(reading, sftp.CMD_READ, (handle, Long(offset), len(view)))
+            asked += packed(reading, codes.READ, (handle, Long(offset), len(view)))
         self._transmit((asked,))
         return looked, reading
 
@@ -267,9 +265,9 @@ class Requests:
                 else:
                     self._receive_one()
             reply = self._replies.pop(number)
-        if isinstance(reply, Reply) and reply.kind == sftp.CMD_STATUS:
+        if isinstance(reply, Reply) and reply.kind == codes.STATUS:
             code = reply.int32()
-            if code != sftp.SFTP_OK:
+            if code != codes.OK:
                 raise StatusError(code, reply.string().decode(errors="replace") if reply.left() else "")
         return reply
 
@@ -294,7 +292,7 @@ class Requests:
                 raise Corrupt("the server answers a request that was not sent")
             into = self._waiting[number]
         reply: Reply | int
-        if kind == sftp.CMD_DATA and into is not None:
+        if kind == codes.DATA and into is not None:
             count = int.from_bytes(self._body(4)) if length >= 9 else -1
             if count != length - 9 or count > len(into):
                 raise Corrupt("the server sent more data than was asked")
