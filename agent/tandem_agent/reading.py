@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -19,10 +19,11 @@ from tandem_agent.backups import BackupInfo, info_of
 from tandem_agent.catalog import recovered, told_backups
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.engine.fetch import Damage, Fetcher, NamedStore
+from tandem_agent.segments import read_segments
 from tandem_protocol.browse import StoredHistory, history_from_store
 from tandem_protocol.errors import Corrupt, Missing, TandemError, Unsupported
 from tandem_protocol.history import LiveObject
-from tandem_protocol.index import PackEntry, decode_segment
+from tandem_protocol.index import PackEntry
 from tandem_protocol.keys import KeyRing, check_ring_matches
 from tandem_protocol.names import ObjectType, object_folders, parse_object_name
 from tandem_protocol.pack import read_trailer, trailer_span
@@ -71,16 +72,13 @@ async def update_index(
     wanted = [o for o in segments.values() if o.name not in seen]
     wanted.sort(key=lambda o: (-o.added, o.name))
     lost, newer = 0, False
-    for start in range(0, len(wanted), _AT_ONCE):
-        part = wanted[start : start + _AT_ONCE]
-        for segment, entries in zip(
-            part, await _each(part, lambda o: _segment(fetcher, o.name)), strict=True
-        ):
-            if isinstance(entries, TandemError):
-                lost += 1
-                newer = newer or isinstance(entries, Unsupported)
-            else:
-                await asyncio.to_thread(index.add_segment, segment.name, entries)
+    async for segment, entries in read_segments(fetcher, wanted):
+        if isinstance(entries, TandemError):
+            lost += 1
+            newer = newer or isinstance(entries, Unsupported)
+        else:
+            await asyncio.to_thread(index.add_segment, segment.name, entries)
+        del entries  # tens of megabytes, as the next one has
     notices = [f"index segment {d.name.hex()[:16]} is {d.what} on {d.tier}" for d in fetcher.damage]
     why = "are of a newer program (upgrade tandem), or good on no tier" if newer else "are good on no tier"
     if lost and packs is None:
@@ -90,25 +88,6 @@ async def update_index(
         notices.append(f"{lost} index segments {why}; {len(missing)} packs are read instead")
         notices += await _rebuild(index, fetcher, missing)
     return notices
-
-
-async def _each(
-    items: Iterable[LiveObject], work: Callable[[LiveObject], Awaitable[list[PackEntry]]]
-) -> list[list[PackEntry] | TandemError]:
-    """Do ``work`` for some objects at once; what is missing or damaged comes back as its error."""
-
-    async def one(item: LiveObject) -> list[PackEntry] | TandemError:
-        try:
-            return await work(item)
-        except (Missing, Corrupt, Unsupported) as error:
-            return error
-
-    return list(await asyncio.gather(*(one(item) for item in items)))
-
-
-async def _segment(fetcher: Fetcher, name: bytes) -> list[PackEntry]:
-    data = await fetcher.whole(ObjectType.INDEX, name)
-    return await asyncio.to_thread(decode_segment, fetcher.ring, data)
 
 
 async def _rebuild(index: BlobIndex, fetcher: Fetcher, packs: list[LiveObject]) -> list[str]:
@@ -125,14 +104,21 @@ async def _rebuild(index: BlobIndex, fetcher: Fetcher, packs: list[LiveObject]) 
 
 async def read_entries(fetcher: Fetcher, packs: Sequence[LiveObject]) -> list[PackEntry]:
     """The entries of those of ``packs`` whose trailers some tier has good."""
+
+    async def one(pack: LiveObject) -> list[PackEntry]:
+        try:
+            return [await entry_from_trailer(fetcher, pack)]
+        except (Missing, Corrupt, Unsupported):
+            return []
+
     found: list[PackEntry] = []
     for start in range(0, len(packs), _AT_ONCE):
-        for entries in await _each(packs[start : start + _AT_ONCE], lambda o: read_trailers(fetcher, o)):
-            found += [] if isinstance(entries, TandemError) else entries
+        for entries in await asyncio.gather(*map(one, packs[start : start + _AT_ONCE])):
+            found += entries
     return found
 
 
-async def read_trailers(fetcher: Fetcher, pack: LiveObject) -> list[PackEntry]:
+async def entry_from_trailer(fetcher: Fetcher, pack: LiveObject) -> PackEntry:
     """A pack's entry from its own end, from the first tier where that is good."""
     avoid: set[str] = set()
     while True:
@@ -150,7 +136,7 @@ async def read_trailers(fetcher: Fetcher, pack: LiveObject) -> list[PackEntry]:
             fetcher.note(tier, ObjectType.PACK, pack.name, "damaged")
             avoid.add(tier)
             continue
-        return [PackEntry(pack.name, pack.size, pack.added, found.kind, found.key_number, found.frames)]
+        return PackEntry(pack.name, pack.size, pack.added, found.kind, found.key_number, found.frames)
 
 
 async def open_index(

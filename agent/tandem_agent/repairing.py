@@ -20,7 +20,7 @@ from tandem_agent.engine.fetch import Fetcher, Place
 from tandem_agent.engine.treewalk import TreeWalker, is_indirect
 from tandem_agent.noting import note_found
 from tandem_agent.progress import Progress
-from tandem_agent.reading import open_index, read_trailers
+from tandem_agent.reading import entry_from_trailer, open_index
 from tandem_agent.restore import read_snapshot
 from tandem_agent.tiers.readers import readers
 from tandem_agent.tiers.targets import reachable_targets
@@ -99,7 +99,7 @@ async def _nowhere_named(agent: Agent, lost: Sequence[LiveObject]) -> list[PackE
     entries: list[PackEntry] = []
     for pack in packs:
         try:
-            entries += await read_trailers(fetcher, pack)
+            entries.append(await entry_from_trailer(fetcher, pack))
         except (Corrupt, Missing) as fault:
             log.warning("pack %s cannot be read for the index: %s", pack.name.hex()[:12], fault)
     note_found(agent.tiers, fetcher.damage)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from tandem_agent.engine.fetch import Fetcher
-from tandem_agent.state import State
 from tandem_protocol.errors import Corrupt, Missing, TandemError, Unsupported
 from tandem_protocol.history import LiveObject
 from tandem_protocol.index import (
@@ -22,6 +22,9 @@ from tandem_protocol.index import (
 )
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.names import ObjectType
+
+if TYPE_CHECKING:
+    from tandem_agent.state import State
 
 _AT_ONCE = 4
 

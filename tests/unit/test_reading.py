@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.smallrepo import SmallRepo, file
 
+from tandem_agent import segments
 from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.reading import RepositoryView, open_index, update_index
 from tandem_agent.restore import restore
@@ -132,6 +135,30 @@ async def test_a_damaged_local_index_is_made_again(tmp_path: Path) -> None:
     assert notices == ["the local index was damaged and is made again"]
     view.index = index
     await check(view, name, tmp_path / "out")
+
+
+async def test_one_segment_at_a_time_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded, one takes a hundred megabytes: four at once, as they are fetched, took as much as a whole backup."""
+
+    class Decoded(list[Any]):
+        pass
+
+    before: list[weakref.ref[Decoded]] = []
+    decode = segments.decode_segment
+
+    def counted(*arguments: Any) -> Decoded:
+        assert not [entries for entries in before if entries() is not None]
+        found = Decoded(decode(*arguments))
+        before.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(segments, "decode_segment", counted)
+    repo = SmallRepo()
+    for n in range(10):
+        repo.snapshot({b"f": file(CHUNKS[n])})
+    view = await repo.view(str(tmp_path / "index"))
+    assert len(before) == len(repo.paths(ObjectType.INDEX)) > 5
+    view.index.close()
 
 
 async def test_all_tiers_failing_is_not_an_empty_index(tmp_path: Path) -> None:
