@@ -100,6 +100,10 @@ class JournalBook(LiveBook):
         query = f"SELECT coalesce(max(n), 0) FROM journal WHERE kind IN ({marks})"  # noqa: S608 (question marks only)
         return int(self._db.value(query, wanted))
 
+    def first_of_kind(self, kind: Kind) -> int:
+        """The lowest revision of that kind in the journal; 0 if there is none."""
+        return int(self._db.value("SELECT coalesce(min(n), 0) FROM journal WHERE kind = ?", (kind.value,)))
+
     def bases(self) -> list[Record]:
         """The bases in the journal, oldest first."""
         marked = self._db.row("SELECT value FROM setup WHERE key = 'bases'")

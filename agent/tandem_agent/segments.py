@@ -76,8 +76,12 @@ class Grouping:
         self._group: list[PackEntry] = []
         self._room = 0
         self.named: set[bytes] = set()
-        """Names of all packs taken in."""
-        self.blobs = 0
+        """Names of all packs taken in, and of those that were to be left out."""
+        self.packs = self.blobs = 0
+
+    def leave_out(self, packs: Iterable[bytes]) -> None:
+        """These are named by segments that stay."""
+        self.named.update(packs)
 
     async def take(self, entries: Iterable[PackEntry]) -> None:
         new = {entry.name: entry for entry in entries if entry.name not in self.named}
@@ -92,6 +96,7 @@ class Grouping:
             self._group.append(entry)
             self._room -= blobs
             self.blobs += blobs
+            self.packs += 1
             self.named.add(name)
 
     async def finish(self) -> None:

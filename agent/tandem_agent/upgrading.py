@@ -66,8 +66,9 @@ def _old(agent: Agent) -> list[LiveObject]:
     state = agent.state
     below = state.head + 1
     if INDEX_2 in state.requires().read:
-        # A conversion that could not read all of them has left some.
-        below = state.last_of_kinds([Kind.UPGRADE])
+        # A conversion that was cut, or could not read all of them, has left some. From the first on (a long one has
+        # several records, and one may follow for what was left) all that is added is of form 2.
+        below = state.first_of_kind(Kind.UPGRADE)
     found = state.live_of(ObjectType.INDEX).values() if below else ()
     return sorted((o for o in found if o.added < below), key=lambda o: (o.added, o.name))
 
@@ -101,7 +102,7 @@ class _Upgrade:
         upgrade = IndexUpgrade(
             revision=revision.number,
             entries=self._grouping.blobs,
-            packs=len(self._grouping.named),
+            packs=self._grouping.packs,
             segments_before=len(self._old),
             bytes_before=sum(segment.size for segment in self._old),
             segments_after=len(self._written),
@@ -114,6 +115,7 @@ class _Upgrade:
     async def _convert(self) -> list[LiveObject]:
         """Everything up to the decision; gives the segments that are of no more use after it."""
         fetcher = Fetcher(self._agent.ring, readers(self._agent.tiers), found=self._damage)
+        self._grouping.leave_out(await self._named_elsewhere(fetcher))
         read: list[LiveObject] = []
         self._say(0)
         async for segment, entries in read_segments(fetcher, self._old):
@@ -123,7 +125,7 @@ class _Upgrade:
                 await self._grouping.take(entries)
                 read.append(segment)
                 self._say(len(read))
-        missing = await self._take_unnamed(fetcher, await self._named_elsewhere(fetcher))
+        missing = await self._take_unnamed(fetcher)
         await self._grouping.finish()
         # Where every pack is named by what was written, nothing is lost with a segment that nobody could read.
         return read if missing else list(self._old)
@@ -141,14 +143,14 @@ class _Upgrade:
                 named.update(entry.name for entry in entries)
         return named
 
-    async def _take_unnamed(self, fetcher: Fetcher, elsewhere: set[bytes]) -> int:
+    async def _take_unnamed(self, fetcher: Fetcher) -> int:
         """Take in the live packs that nothing read names, from their own trailers; how many could not be read."""
         missing = 0
         for first in range(256):
             packs = [
                 o
                 for o in self._agent.state.live_named(first)
-                if o.type is ObjectType.PACK and o.name not in self._grouping.named | elsewhere
+                if o.type is ObjectType.PACK and o.name not in self._grouping.named
             ]
             for start in range(0, len(packs), _PACKS_AT_ONCE):
                 self._progress.phase = "converting the index: reading packs that it does not name"

@@ -68,6 +68,8 @@ async def is_converted(old: Format1, *tiers: str) -> None:
         assert set(live_forms(old, tier)) == {2}
         for number in (0, 3, 5):
             await old.same(tier, number)
+    done = await old.backup()
+    assert (done.index_upgrade, done.warnings) == (None, [])
 
 
 # Before
@@ -280,6 +282,23 @@ async def test_what_nobody_can_read_now_stays_named_by_the_old_segment(old: Form
     done = await old.backup()
     assert done.index_upgrade is not None
     assert (done.index_upgrade.segments_before, done.index_upgrade.packs) == (1, len(packs))
+    assert done.warnings == []  # no pack is named twice
+    await is_converted(old)
+
+
+async def test_tiers_that_are_away_in_turn(old: Format1) -> None:
+    """What one lacks of the old segments is converted when the other is there: once, and not again for ever."""
+    with open_state(old.config) as state:
+        last = max(state.live_of(ObjectType.INDEX).values(), key=lambda o: o.added)
+        packs = [o for o in state.live_of(ObjectType.PACK).values() if o.added == last.added]
+    for lacking in (last, *packs):
+        (old.folder / "remote" / object_path(lacking.type, lacking.name)).unlink()
+    for away, remaining in (("vault", 1), ("remote", 0)):
+        old.away(away)
+        done = await old.backup()
+        assert done.index_upgrade is not None and done.index_upgrade.remaining == remaining
+        old.back(away)
+    tandem(old, "sync", "--full")
     await is_converted(old)
 
 
