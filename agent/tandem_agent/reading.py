@@ -21,7 +21,7 @@ from tandem_agent.engine.blobindex import BlobIndex
 from tandem_agent.engine.fetch import Damage, Fetcher, NamedStore
 from tandem_agent.segments import read_segments
 from tandem_protocol.browse import StoredHistory, history_from_store
-from tandem_protocol.errors import Corrupt, Missing, TandemError, Unsupported
+from tandem_protocol.errors import Corrupt, Missing, TandemError, Unavailable, Unsupported
 from tandem_protocol.history import LiveObject
 from tandem_protocol.index import PackEntry
 from tandem_protocol.keys import KeyRing, check_ring_matches
@@ -108,7 +108,7 @@ async def read_entries(fetcher: Fetcher, packs: Sequence[LiveObject]) -> list[Pa
     async def one(pack: LiveObject) -> list[PackEntry]:
         try:
             return [await entry_from_trailer(fetcher, pack)]
-        except (Missing, Corrupt, Unsupported):
+        except (Missing, Corrupt, Unavailable, Unsupported):
             return []
 
     found: list[PackEntry] = []

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from typing import TYPE_CHECKING
 
 from tandem_agent.engine.fetch import Fetcher
-from tandem_protocol.errors import Corrupt, Missing, TandemError, Unsupported
+from tandem_protocol.errors import Corrupt, Missing, TandemError, Unavailable, Unsupported
 from tandem_protocol.history import LiveObject
 from tandem_protocol.index import (
     MAX_SEGMENT_BLOBS,
@@ -50,7 +50,7 @@ async def _fetched(fetcher: Fetcher, segments: Iterable[LiveObject]) -> list[byt
     async def one(segment: LiveObject) -> bytes | TandemError:
         try:
             return await fetcher.whole(ObjectType.INDEX, segment.name)
-        except (Missing, Corrupt) as fault:
+        except (Missing, Corrupt, Unavailable) as fault:  # damaged on one tier, while the other is away
             return fault
 
     return list(await asyncio.gather(*(one(segment) for segment in segments)))

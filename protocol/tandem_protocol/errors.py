@@ -53,6 +53,10 @@ class Corrupt(TandemError):
     exit_code = 6
 
 
+class Unreadable(Corrupt):
+    """A store that answers cannot read this one thing: a bad block of its disk."""
+
+
 class Refused(TandemError):
     """A permanent refusal (credentials, host key, permission). Retrying cannot help; the remedy may."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.badblock import bad_blocks
 from tests.support.format1 import SEGMENTS, Format1
 from tests.support.warm import run_warm
 
@@ -234,6 +235,38 @@ async def test_a_damaged_segment_is_made_again_from_the_packs(old: Format1) -> N
     done = await old.backup()
     assert done.index_upgrade is not None
     assert (done.index_upgrade.packs, done.index_upgrade.remaining) == (11, 0)
+    await is_converted(old)
+
+
+async def test_a_segment_that_the_only_tier_cannot_read(
+    old: Format1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad block of its disk: no reason to make no backup."""
+    old.away("remote")
+    bad_blocks(monkeypatch, old.objects("vault", "index")[1:2])
+    done = await old.backup()
+    assert done.index_upgrade is not None
+    assert (done.index_upgrade.packs, done.index_upgrade.remaining) == (11, 0)
+    await is_converted(old, "vault")
+
+
+async def test_a_segment_damaged_here_while_the_other_tier_is_lost(
+    old: Format1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old.damage(old.objects("vault", "index")[1])
+    read = DirectoryStore.read
+
+    async def cut(store: DirectoryStore, name: str, *more: Any) -> bytes:
+        if name.startswith("index/") and store._root.endswith("remote"):
+            raise Unavailable("the line is cut")
+        return await read(store, name, *more)
+
+    monkeypatch.setattr(DirectoryStore, "read", cut)
+    done = await old.backup()
+    assert done.index_upgrade is not None
+    assert (done.index_upgrade.packs, done.index_upgrade.remaining) == (11, 0)
+    monkeypatch.undo()
+    await level(old)
     await is_converted(old)
 
 

@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.badblock import bad_blocks
 from tests.support.mounts import tmpfs
 
-from tandem_protocol.errors import Absent, Exists, Full, Missing, Refused, Unavailable
+from tandem_protocol.errors import Absent, Exists, Full, Missing, Refused, Unavailable, Unreadable
+from tandem_protocol.names import IDENTITY
 from tandem_protocol.stores import folder as folder_module
 from tandem_protocol.stores.directory import DirectoryStore
 
@@ -202,6 +204,24 @@ async def test_faults_of_the_system_are_told_apart(
     monkeypatch.undo()
     assert [entry.name async for entry in store.list("keys")] == ["00" * 32]
     await store.put("keys/" + "11" * 32, b"x")
+
+
+async def test_a_bad_block_is_told_from_a_disk_that_has_gone(
+    store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One name that cannot be read is damaged, and the next tier has it. A retry, and giving up the tier, are for a
+    disk that answers nothing."""
+    await store.put(NAME, b"data")
+    bad_blocks(monkeypatch, [tmp_path / "root" / NAME])
+    with pytest.raises(Unavailable):
+        await store.read(NAME)  # whether anything can be read there is not known
+    await store.create(IDENTITY, b"identity")
+    with pytest.raises(Unreadable, match="is the disk failing"):
+        await store.read(NAME)
+    assert await store.read(IDENTITY) == b"identity"
+    bad_blocks(monkeypatch, [tmp_path / "root" / IDENTITY])
+    with pytest.raises(Unavailable):
+        await store.read(NAME)
 
 
 async def test_a_disk_that_is_unplugged_is_told_from_a_share_that_does_not_answer(

@@ -11,7 +11,7 @@ from tests.support.smallrepo import SmallRepo, file
 from tandem_agent.engine.fetch import Damage, Fetcher, NamedStore
 from tandem_agent.reading import RepositoryView
 from tandem_protocol.envelope import DocType
-from tandem_protocol.errors import Missing, NoTierReachable, Refused, Unavailable
+from tandem_protocol.errors import Missing, NoTierReachable, Refused, Unavailable, Unreadable
 from tandem_protocol.names import ObjectType, object_path
 from tandem_protocol.snapshot import MAX_SNAPSHOT
 from tandem_protocol.store import Store
@@ -126,6 +126,19 @@ async def test_a_tier_that_fails_is_not_asked_again(tmp_path: Path) -> None:
         assert script.calls["read"] == 1
         assert fetch.notices == ["tier vault failed: no permission"]
         assert fetch.damage == []
+
+
+async def test_a_tier_with_a_bad_block_is_asked_for_everything_else(tmp_path: Path) -> None:
+    repo, view, _, path = await one_blob(tmp_path)
+    with scripted(Fault("read", 1, Unreadable("Input/output error"))) as script:
+        view.tiers[0] = NamedStore("vault", FaultyStore(repo.stores["vault"], script), lambda _: True)
+        fetch = fetcher(view)
+        assert [(await fetch.read(ObjectType.PACK, name_of(path), 0, 30))[1] for _ in range(2)] == [
+            "remote",
+            "vault",
+        ]
+        assert fetch.notices == []
+        assert fetch.damage == [Damage("vault", ObjectType.PACK, name_of(path), "damaged")]
 
 
 async def test_away_is_told_from_lost(tmp_path: Path) -> None:

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.badblock import bad_blocks
 from tests.support.smallrepo import Node, SmallRepo, file, folder, link
 
 from tandem_agent.engine import deliver, target
 from tandem_agent.restore import restore
 from tandem_protocol.errors import Full, Refused
+from tandem_protocol.names import IDENTITY, ObjectType
+from tandem_protocol.stores.directory import DirectoryStore
 from tandem_protocol.tree import FIFO
 
 CALLS = ["open", "pwrite", "rename", "mkdir", "symlink", "mknod", "link", "utime", "fchmod"]
@@ -131,3 +134,22 @@ async def test_nothing_is_synced_for_who_does_not_ask(
     name = repo.snapshot(tree())
     view = await repo.view(str(tmp_path / "index"))
     assert (await restore(view, name, str(tmp_path / "out"), durable=False)).exit_code == 0
+
+
+async def test_a_bad_block_of_the_only_tier_costs_what_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One place of its disk cannot be read: everything else comes back, and what does not is named."""
+    repo = SmallRepo(["vault"])
+    repo.snapshot({b"first": file(b"1" * 100)})
+    (pack, *_) = repo.paths(ObjectType.PACK)
+    name = repo.snapshot({b"first": file(b"1" * 100), b"second": file(b"2" * 100)})
+    root = tmp_path / "vault"
+    for path, data in {**repo.stores["vault"].shared, IDENTITY: b"identity"}.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(data)
+    bad_blocks(monkeypatch, [root / pack])
+    view = await repo.view(str(tmp_path / "index"), {"vault": DirectoryStore(str(root))})
+    result = await restore(view, name, str(tmp_path / "out"))
+    assert ([lost.path for lost in result.damaged], result.exit_code) == ([b"first"], 6)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["second"]

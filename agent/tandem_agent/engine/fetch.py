@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tandem_protocol.envelope import DocType
-from tandem_protocol.errors import Absent, Corrupt, Missing, NoTierReachable, TandemError, Unavailable
+from tandem_protocol.errors import (
+    Absent,
+    Corrupt,
+    Missing,
+    NoTierReachable,
+    TandemError,
+    Unavailable,
+    Unreadable,
+)
 from tandem_protocol.frames import Frame
 from tandem_protocol.index import MAX_SEGMENT
 from tandem_protocol.keys import KeyRing
@@ -181,6 +189,9 @@ class Fetcher:
             data = await tier.read(object_path(kind, name), offset, length)
         except Missing:
             self.note(tier.name, kind, name, "missing")
+            return None
+        except Unreadable:
+            self.note(tier.name, kind, name, "damaged")
             return None
         except TandemError as error:
             tier.fault = error

@@ -5,11 +5,13 @@ put: temporary file, length, fsync, rename that cannot overwrite. Each ends with
 and of every parent that was made. Bytes go through aiofiles in slices, so that progress is seen and a
 cancellation is quick; the other system calls of a verb are one hop to a worker thread (folder.py).
 It does not resume an upload: writing afresh under a new name is as fast, and safer after a failed fsync.
+A bad block is told from a disk that has gone: a name that gives EIO, while another can be read, is damaged.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +20,8 @@ from typing import TypeVar
 
 import aiofiles
 
-from ..errors import Absent, Exists, Missing, Unavailable
-from ..names import valid
+from ..errors import Absent, Exists, Missing, Unavailable, Unreadable
+from ..names import IDENTITY, valid
 from ..store import Buffer, Entry, Store
 from . import direct
 from .faults import check_name, temporary_name, translated
@@ -161,7 +163,34 @@ class DirectoryStore(Store):
 
     async def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         check_name(name)
-        return await self._run(f"read {self._root}/{name}", self._read, name, offset, length)
+        doing = f"read {self._root}/{name}"
+        try:
+            return await self._run(doing, self._read, name, offset, length)
+        except Unavailable as fault:
+            cause = fault.__cause__
+            if (
+                isinstance(cause, OSError)
+                and cause.errno == errno.EIO
+                and await self._run(doing, self._answers)
+            ):
+                raise Unreadable(
+                    fault.what, "is the disk failing? Look at its log, and replace it"
+                ) from fault
+            raise
+
+    def _answers(self) -> bool:
+        """Whether the disk itself, not only the page cache, still gives what every tier has."""
+        try:
+            fd, size = self._folder.open_object(IDENTITY)
+        except OSError:
+            return False
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            return len(os.pread(fd, size, 0)) == size
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
 
     def _read(self, name: str, offset: int, length: int | None) -> bytes:
         fd, size = self._folder.open_object(name)
