@@ -42,6 +42,7 @@ from tandem_protocol.errors import (
 )
 from tandem_protocol.names import EPOCHS, parse_epoch, record_path
 from tandem_protocol.store import Store
+from tandem_protocol.stores.retrying import RetryingStore, RetryPolicy
 
 READ_ATTEMPTS = 3
 """Where another tier can answer instead, and at a first contact, a dead link is not retried for long."""
@@ -84,8 +85,7 @@ async def _from_first(
     last: TandemError = NoTierReachable("no tier is configured", "name one with --from URL")
     for tier in tiers:
         store = make_retrying(config, tier)
-        patient = store.policy
-        store.policy = dataclasses.replace(patient, attempts=min(READ_ATTEMPTS, patient.attempts))
+        patient = _hurry(store)
         opened = open_store(tier.name, store, lambda slots: open_any_slot(slots, passphrase()))
         try:
             view = await stack.enter_async_context(opened)
@@ -94,6 +94,13 @@ async def _from_first(
         except (Unavailable, Missing, Corrupt) as fault:
             last = fault
     raise last
+
+
+def _hurry(store: RetryingStore) -> RetryPolicy:
+    """A few attempts from now on; gives what it was configured with."""
+    patient = store.policy
+    store.policy = dataclasses.replace(patient, attempts=min(READ_ATTEMPTS, patient.attempts))
+    return patient
 
 
 @asynccontextmanager
@@ -160,8 +167,10 @@ class _Link:
         self._config = config
         self._told = told
         self._row = row
-        self._store = make_retrying(config, tier, attempts=READ_ATTEMPTS if of > 1 else None)
+        self._store = make_retrying(config, tier)
+        self._patient = _hurry(self._store)
         self._store.on_session = self._check
+        self._is_only = of == 1
         self.named = NamedStore(tier.name, self._store, has, self._once())
 
     def _once(self) -> Callable[[], Awaitable[None]]:
@@ -174,6 +183,8 @@ class _Link:
                     await self._store.open()
                     await self._check(self._store)
                     await self._tell_of_others(self._store)
+                    if self._is_only:  # where its link breaks later, nobody else goes on for it
+                        self._store.policy = self._patient
                     done = True
 
         return connect

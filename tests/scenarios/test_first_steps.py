@@ -104,6 +104,18 @@ def test_a_server_that_was_set_up_anew(tmp_path: Path, sftp_server: EmbeddedServ
     desk.must("backup")
 
 
+def test_who_reads_from_a_tier_that_is_away_is_told_soon(tmp_path: Path, sftp_server: EmbeddedServer) -> None:
+    """Not after the ten attempts that a link gets which breaks in the middle."""
+    desk = Desk(tmp_path, {"remote": sftp_server.url("/tandem")}, sftp_server)
+    desk.init()
+    desk.must("backup")
+    sftp_server.stop()
+    patient = desk.config.read_text().replace("attempts = 3", "attempts = 1000").replace("0.01", "0.2")
+    desk.config.write_text(patient.replace("0.05", "0.2"))
+    for words in (["restore", "latest", "--to", "back"], ["ls", "latest"]):
+        desk.fails(5, *words, "--tier", "remote", says="Connection refused")
+
+
 def test_passphrases_come_and_go(desk: Desk) -> None:
     desk.init()
     desk.must("backup")
