@@ -265,6 +265,8 @@ class _Reader:
 
     def _file(self, table: Mapping[str, Any], at: tuple[Any, ...], key: str) -> str | None:
         value = self._text_of(table, at, key)
+        if value == "":
+            self._fail((*at, key), f"{key} is empty", "name it, or take the line out")
         return self._resolve(value) if value else None
 
     def _resolve(self, name: str) -> str:

@@ -56,6 +56,9 @@ def run(root: str, listen: str, authorized_keys: str, host_key: str | None) -> N
     Prints the host key's fingerprint and, when clients can connect, "listening on HOST:PORT".
     Runs in the foreground until SIGTERM or Ctrl-C.
     """
+    for option, value in (("--root", root), ("--host-key", host_key)):
+        if value == "":  # a variable that is not set must not come to mean the current folder
+            raise Usage(f"{option} is empty", "name it (a variable that is not set?)")
     sys.exit(asyncio.run(_serve(root, listen, authorized_keys, host_key)))
 
 

@@ -241,6 +241,31 @@ def test_wrong_usage_is_2_and_one_line(
     assert core.calls == []
 
 
+@pytest.mark.parametrize("command", all_commands(), ids=" ".join)
+def test_an_empty_argument_is_wrong_usage(
+    command: list[str], core: Core, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A variable of a script that is not set: it means neither the current folder nor none."""
+    found, _ = resolved(command)
+    texts = [p for p in found.params if isinstance(p.type, click.types.StringParamType) and p.default != ""]
+    assert {"config", "passphrase_file"} <= {param.name for param in texts}
+    for empty in texts:
+        words = [word for p in found.params if isinstance(p, click.Argument) for word in _given(p, empty)]
+        words += [] if isinstance(empty, click.Argument) else [empty.opts[0], ""]
+        if command == ["restore"] and empty.name != "target":
+            words += ["--to", "back"]
+        assert app.run([*command, *words]) == 2, words
+        out, err = capsys.readouterr()
+        assert out == "" and "it is empty" in err and err.count("\n") == 1, (words, err)
+    assert core.calls == []
+
+
+def _given(argument: click.Argument, empty: click.Parameter) -> list[str]:
+    if argument is empty:
+        return [""]
+    return ["x"] if argument.required else []
+
+
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run([]) == 2
     assert "backup" in capsys.readouterr().err

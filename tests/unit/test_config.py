@@ -73,6 +73,7 @@ def test_relative_names_begin_at_the_configuration_file() -> None:
         (("branch7@", "branch7:hunter2@"), 10, "a password in the URL", "password_command"),
         (('["/srv/data"]', '"/srv/data"'), 1, "sources must be a list", "["),
         (('["/srv/data"]', "[1]"), 1, "sources must be a list", "["),
+        (("exclude =", 'state_dir = ""\nexclude ='), 2, "state_dir is empty", "take the line out"),
         (("identity_file =", "tier_id ="), 11, "32 hex digits", "tandem tiers"),
         (("identity_file =", "password ="), 11, "a password must not stand", "password_file"),
     ],

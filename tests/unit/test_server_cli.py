@@ -46,6 +46,14 @@ def break_root(server: EmbeddedServer) -> list[str]:
     return with_option(server, "--root", server.folder / "nothing")
 
 
+def break_root_empty(server: EmbeddedServer) -> list[str]:
+    return with_option(server, "--root", "")
+
+
+def break_host_key_empty(server: EmbeddedServer) -> list[str]:
+    return with_option(server, "--host-key", "")
+
+
 def break_root_by_a_file(server: EmbeddedServer) -> list[str]:
     return with_option(server, "--root", server.client_key)
 
@@ -108,6 +116,8 @@ def break_listen(server: EmbeddedServer) -> list[str]:
     [
         (break_root, 2, "is not a folder"),
         (break_root_by_a_file, 2, "is not a folder"),
+        (break_root_empty, 2, "--root is empty"),
+        (break_host_key_empty, 2, "--host-key is empty"),
         (break_keys_missing, 2, "No such file or directory"),
         (break_keys_empty, 2, "holds no key"),
         (break_keys_malformed, 2, "is not a file of public keys"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -48,11 +49,20 @@ class Settings:
 
 
 def _setter(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    def set_field(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+    def set_field(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        _check_not_empty(ctx, param, value)
         if value is not None and value is not False:
             setattr(ctx.ensure_object(Settings), field, value)
 
     return set_field
+
+
+def _check_not_empty(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """An empty text is a variable of a script that is not set: it must not come to mean the current folder, all, or
+    what holds for none. Only where it is the default it says something."""
+    texts = value if isinstance(value, tuple) else (value,)
+    if "" in texts and param.default != "":
+        raise click.BadParameter("it is empty (a variable that is not set?)", ctx=ctx, param=param)
 
 
 _OPTIONS = (
@@ -89,10 +99,23 @@ _OPTIONS = (
 
 
 def common_options(function: F) -> F:
-    """Add ``--config``, ``--json``, ``--passphrase-file`` and ``--quiet`` to a command."""
+    """Add ``--config``, ``--json``, ``--passphrase-file`` and ``--quiet`` to a command, which is not called with an
+    empty argument."""
+    function = _refusing_empty(function)
     for option in _OPTIONS:
         function = option(function)
     return function
+
+
+def _refusing_empty(function: F) -> F:
+    @functools.wraps(function)
+    def checked(*arguments: Any, **named: Any) -> Any:
+        ctx = click.get_current_context()
+        for param in ctx.command.params:
+            _check_not_empty(ctx, param, ctx.params.get(param.name or ""))
+        return function(*arguments, **named)
+
+    return cast("F", checked)
 
 
 _FTP_OPTIONS = (
