@@ -21,7 +21,7 @@ from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import Agent, make_retrying
 from tandem_protocol import names
 from tandem_protocol.browse import read_identity
-from tandem_protocol.errors import Corrupt, Exists, Missing, NoTierReachable, Refused, Usage
+from tandem_protocol.errors import Absent, Corrupt, Exists, Missing, NoTierReachable, Refused, Usage
 from tandem_protocol.identity import MAX_SIZE, Identity
 from tandem_protocol.revision import Kind, Record
 from tandem_protocol.store import Store
@@ -85,9 +85,9 @@ async def replace_tier(
             "tandem tier add makes a second one while it is there; else begin anew with tandem init",
         )
     await pin_host_key(config, new, confirm_host_key)
-    # Not made here: where the old one was, a folder that is not there is most often a disk that is not mounted.
-    moved = all(tier.url != new.url for tier in config.tiers if tier.name == new.name)
-    found = await _identity_at(config, new, make_root=moved)
+    if any(tier.url == new.url for tier in config.tiers if tier.name == new.name):
+        _check_mounted(new)
+    found = await _identity_at(config, new, make_root=True)
     if found == row.identity:
         if any(tier.name == new.name and tier.url != new.url for tier in config.tiers):
             return found  # one that was stopped before the configuration named its place
@@ -138,6 +138,13 @@ def _known(state: State, name: str) -> TierRow:
 
 def _row_of(state: State, identity: Identity) -> TierRow | None:
     return next((row for row in state.tiers() if row.identity == identity), None)
+
+
+def _check_mounted(tier: TierConfig) -> None:
+    """The folder is made on a new disk where the old one was. Where not even the one above it is there, no disk is."""
+    above = os.path.dirname(tier.place.path)
+    if tier.place.scheme == "file" and not os.path.isdir(above):
+        raise Absent(f"the folder {above} is not there", "mount the disk or the share that holds it")
 
 
 def _check_loss(row: TierRow, change: Change, force: bool) -> None:

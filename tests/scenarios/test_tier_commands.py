@@ -192,11 +192,20 @@ def test_retiring_with_no_tier_there_changes_nothing(desk: Desk) -> None:
     assert desk.config.read_text() == before
 
 
-def test_the_only_tier_and_a_folder_that_is_not_there_are_not_replaced(desk: Desk) -> None:
-    aside = desk.unmount("vault")
-    Path(desk.tiers["vault"]).rmdir()
-    desk.fails(1, "tier", "replace", "vault", "--yes", says="is not there")
-    aside.rename(desk.tiers["vault"])
+def test_on_a_new_disk_where_the_old_one_was_the_folder_is_made(desk: Desk, tmp_path: Path) -> None:
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    desk.must("tier", "add", "disk", str(mount / "tandem"), "--yes")
+    mount.rename(tmp_path / "lost")
+    desk.fails(1, "tier", "replace", "disk", "--yes", says=f"{mount} is not there: mount")
+    assert not mount.exists()
+    mount.mkdir()
+    desk.must("tier", "replace", "disk", "--yes")
+    assert states(desk)["disk"] == "online"
+    desk.same("--from", str(mount / "tandem"))
+
+
+def test_the_only_tier_is_not_replaced(desk: Desk) -> None:
     desk.must("tier", "retire", "remote", "--yes")
     desk.fails(1, "tier", "replace", "vault", "--yes", "--force", says="the only tier")
 
