@@ -24,7 +24,6 @@ from tandem_protocol.browse import read_identity
 from tandem_protocol.errors import Absent, Corrupt, Exists, Missing, NoTierReachable, Refused, Usage
 from tandem_protocol.identity import MAX_SIZE, Identity
 from tandem_protocol.revision import Kind, Record
-from tandem_protocol.store import Store
 
 ATTEMPTS = 3
 """Somebody is watching: say soon that a place cannot be reached."""
@@ -55,7 +54,7 @@ async def add_tier(
     config, state = agent.config, agent.state
     known = {row.name: row for row in state.tiers()}
     await pin_host_key(config, new, confirm_host_key)
-    found = await _identity_at(config, new, make_root=True)
+    found = await _identity_at(config, new)
     if new.name in known and (found is None or found != known[new.name].identity):
         raise Usage(
             f"the repository has a tier called {new.name} already",
@@ -87,7 +86,7 @@ async def replace_tier(
     await pin_host_key(config, new, confirm_host_key)
     if any(tier.url == new.url for tier in config.tiers if tier.name == new.name):
         _check_mounted(new)
-    found = await _identity_at(config, new, make_root=True)
+    found = await _identity_at(config, new)
     if found == row.identity:
         if any(tier.name == new.name and tier.url != new.url for tier in config.tiers):
             return found  # one that was stopped before the configuration named its place
@@ -174,12 +173,13 @@ def _only_on(state: State, row: TierRow) -> tuple[int, int]:
     return len(lost), sum(found.size for found in lost)
 
 
-async def _identity_at(config: Config, tier: TierConfig, make_root: bool) -> Identity | None:
-    store = make_retrying(config, tier, make_root=make_root, attempts=ATTEMPTS)
+async def _identity_at(config: Config, tier: TierConfig) -> Identity | None:
+    """None also where the folder is not there yet: it is made once somebody has agreed."""
+    store = make_retrying(config, tier, attempts=ATTEMPTS)
     try:
         await store.open()
         found = await read_identity(store)
-    except Missing:
+    except (Absent, Missing):
         return None
     except Corrupt:
         raise Refused(
@@ -196,12 +196,13 @@ async def _make_identity(
     """The identity of a new tier, written once the place is known to be fit and somebody agreed."""
     setup = agent.state.setup()
     assert setup is not None
+    if found is not None:
+        await _check_free(agent.config, new, found, setup)
+    if not agree(change):
+        raise Usage("nothing was changed", "run it again when you are sure")
     store = make_retrying(agent.config, new, make_root=True, attempts=ATTEMPTS)
     try:
         await store.open()
-        await _check_free(store, new, found, setup)
-        if not agree(change):
-            raise Usage("nothing was changed", "run it again when you are sure")
         await prove_exclusive(new.name, lambda: make_retrying(agent.config, new, True, ATTEMPTS))
         if found is not None:
             return found
@@ -219,17 +220,20 @@ async def _make_identity(
         await store.close()
 
 
-async def _check_free(store: Store, new: TierConfig, found: Identity | None, setup: Setup) -> None:
-    """An empty place, or one that an add of ours was stopped at before it wrote anything else."""
-    if found is None:
-        return
+async def _check_free(config: Config, new: TierConfig, found: Identity, setup: Setup) -> None:
+    """What is there has to be what an add of ours was stopped at before it wrote anything else."""
     if (found.repository_id, found.root_public) != (setup.repository_id, setup.root_public):
         raise Refused(f"tier {new.name}: another repository is at {new.url}", "choose another folder")
-    async for _ in store.list(names.REVISIONS):
-        raise Refused(
-            f"tier {new.name}: at {new.url} is a retired tier of this repository",
-            "empty its folder first, or choose another one",
-        )
+    store = make_retrying(config, new, attempts=ATTEMPTS)
+    try:
+        await store.open()
+        async for _ in store.list(names.REVISIONS):
+            raise Refused(
+                f"tier {new.name}: at {new.url} is a retired tier of this repository",
+                "empty its folder first, or choose another one",
+            )
+    finally:
+        await store.close()
 
 
 async def _change(

@@ -32,7 +32,7 @@ def states(desk: Desk) -> dict[str, str]:
 def test_a_new_tier_is_filled_and_restores_alone(desk: Desk, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     desk.fails(2, "tier", "add", "disk", str(disk), says="nobody is there to agree")
-    assert not (disk / "tandem").exists()
+    assert not disk.exists()
     desk.config.write_text("# kept\n" + desk.config.read_text())
     done = desk.run("tier", "add", "disk", str(disk), "--yes")
     assert done.returncode == 0, done.stderr
@@ -78,6 +78,36 @@ def test_stopped_at_any_moment_an_add_is_gone_on_with(desk: Desk, tmp_path: Path
     desk.must("tier", "add", "disk", str(tmp_path / "disk"), "--yes")
     assert states(desk) == dict.fromkeys(("vault", "remote", "disk"), "online")
     desk.same("--from", str(tmp_path / "disk"))
+
+
+def test_refused_at_the_prompt_nothing_is_made(desk: Desk, tmp_path: Path) -> None:
+    before = desk.config.read_text()
+    place = tmp_path / "new" / "disk"
+    done = at_a_terminal(desk, "tier", "add", "disk", str(place), answer=b"n\n")
+    assert done.endswith("tandem: nothing was changed: run it again when you are sure\r\n"), done
+    assert not place.parent.exists()
+    assert desk.config.read_text() == before
+
+
+def at_a_terminal(desk: Desk, *words: str, answer: bytes) -> str:
+    """What a command shows where somebody types ``answer`` when it asks; it has to end with 2."""
+    terminal, theirs = os.openpty()
+    with subprocess.Popen(
+        [TANDEM, *words], stdin=theirs, stdout=theirs, stderr=theirs, env=desk.environment()
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with open(terminal, "r+b", buffering=0) as screen:
+            while True:
+                try:
+                    shown += screen.read(4096)
+                except OSError:  # EIO: the command has ended
+                    break
+                if answer and shown.endswith(b"[y/N]: "):
+                    screen.write(answer)
+                    answer = b""
+    assert process.returncode == 2, shown
+    return shown.decode()
 
 
 def test_removed_from_the_configuration_it_stays_a_tier_and_comes_back(desk: Desk) -> None:
