@@ -93,6 +93,8 @@ async def _from_first(
             return view
         except (Unavailable, Missing, Corrupt) as fault:
             last = fault
+    if isinstance(last, Unavailable):
+        raise NoTierReachable(last.what, last.remedy or "check the address, and that what is there runs")
     raise last
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import textwrap
@@ -145,7 +146,16 @@ class TestTierFolders:
         alone.must("backup")
 
     def test_nothing_at_all_there(self, alone: Desk) -> None:
-        alone.fails(1, "restore", "latest", "--to", "back", "--from", str(alone.folder / "none"), says="none")
+        alone.fails(5, "restore", "latest", "--to", "back", "--from", str(alone.folder / "none"), says="none")
+
+    def test_nobody_answers_there(self, alone: Desk) -> None:
+        with socket.socket() as taken:  # bound, and nobody listens
+            taken.bind(("127.0.0.1", 0))
+            host = f"127.0.0.1:{taken.getsockname()[1]}"
+            pinned = (f"sftp://u@{host}/x", "--accept-host-key", "SHA256:" + "A" * 43)
+            for words in ((f"sftp://u@{host}/x",), pinned, (f"ftps://u@{host}/x",)):
+                line = alone.fails(5, "backups", "--from", *words, says="Connection refused: check the")
+                assert "Errno" not in line
 
 
 class TestServer:

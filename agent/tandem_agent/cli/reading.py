@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tandem_protocol.errors import Refused, Usage
+from tandem_protocol.errors import NoTierReachable, Refused, Unavailable, Usage
 
 from . import output
 from .common import Settings
@@ -120,7 +120,10 @@ async def _confirmed(config: Config, tier: TierConfig) -> TierConfig:
 
     if pinned_lines(config, tier.place):
         return tier
-    keys = await fetch_host_keys(tier.place.host, tier.place.port)
+    try:
+        keys = await fetch_host_keys(tier.place.host, tier.place.port)
+    except Unavailable as fault:
+        raise NoTierReachable(fault.what, fault.remedy) from fault
     if not host_key_check(set())(tier.name, keys):
         raise Refused("the server's host key was not confirmed", "ask the server's owner for it")
     return dataclasses.replace(tier, host_keys=tuple(key.fingerprint for key in keys))

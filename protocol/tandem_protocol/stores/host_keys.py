@@ -35,6 +35,7 @@ CHANGED = (
     "if the server was really set up anew, compare the new fingerprint with what its keeper says and pin it; "
     "otherwise somebody may be reading along: do not connect"
 )
+_NO_ANSWER = "check the address, and that an SSH server runs there"
 UNKNOWN = "compare the fingerprint with what the server's keeper says, then pin it in the configuration"
 
 
@@ -140,14 +141,15 @@ def offered_keys(host: str, port: int, timeout_s: float = 20) -> list[OfferedKey
         except paramiko.SSHException as error:
             trouble = error  # it has no key of this type
         except (OSError, EOFError) as error:
-            raise Unavailable(f"cannot reach {host}, port {port}: {error}") from error
+            reason = error.strerror or str(error) if isinstance(error, OSError) else "the server hung up"
+            raise Unavailable(f"cannot reach {host}, port {port}: {reason}", _NO_ANSWER) from error
         else:
             blob = key.asbytes()
             found.append(
                 OfferedKey(key.get_name(), fingerprint(blob), host_line(host, port, key.get_name(), blob))
             )
     if not found:
-        raise Unavailable(f"{host}, port {port}, shows no host key of a known type: {trouble}")
+        raise Unavailable(f"{host}, port {port}, shows no host key of a known type: {trouble}", _NO_ANSWER)
     return found
 
 
