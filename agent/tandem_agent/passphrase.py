@@ -85,9 +85,7 @@ def from_command(command: Sequence[str], what: str) -> str:
             list(command), stdout=subprocess.PIPE, timeout=COMMAND_SECONDS, check=False
         )
     except OSError as error:
-        raise Usage(
-            f"{what} {command[0]} cannot be run: {error.strerror}", "correct it in the configuration"
-        ) from None
+        raise Usage(f"{what} {command[0]} cannot be run: {error.strerror}", "correct that command") from None
     except subprocess.TimeoutExpired:
         raise Refused(
             f"{what} {command[0]} did not end in {COMMAND_SECONDS} seconds", "run it by hand to see why"

@@ -242,10 +242,9 @@ def make_store(
     if place.scheme in _FTP_TLS:
         return _make_ftp_store(tier, make_root, parts)
     if tier.identity_file and not os.path.exists(tier.identity_file):
-        raise Usage(
-            f"tier {tier.name}: the SSH key {tier.identity_file} is not there",
-            "correct identity_file in the configuration",
-        )
+        in_file = tier in config.tiers and os.path.exists(config.path)  # else the command line describes it
+        said = "identity_file in the configuration" if in_file else "--identity-file"
+        raise Usage(f"tier {tier.name}: the SSH key {tier.identity_file} is not there", f"correct {said}")
     from tandem_protocol.stores.sftp import SftpStore
     from tandem_protocol.stores.sftp_transport import SftpTarget
 

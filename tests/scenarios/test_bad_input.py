@@ -182,6 +182,18 @@ class TestServer:
         office.fails(1, *words, "--accept-host-key", "SHA256:" + "A" * 43, says="host key")
         office.same("--from", office.tiers["remote"], *office.login())
 
+    def test_a_key_that_is_not_there_is_corrected_where_it_was_named(self, office: Desk) -> None:
+        assert office.server is not None
+        missing = ("--identity-file", str(office.folder / "nokey"))
+        words = ("backups", "--from", office.tiers["remote"], "--accept-host-key", office.server.fingerprint)
+        office.fails(2, *words, *missing, says="nokey is not there: correct --identity-file")
+        words = ("tier", "add", "more", office.server.url("/more"), "--yes")
+        office.fails(2, *words, *missing, says="nokey is not there: correct --identity-file")
+        named = office.config.read_text().replace(str(office.server.client_key), missing[1])
+        office.config.write_text(named)
+        words = ("tier", "replace", "remote", "--yes")
+        office.fails(2, *words, says="nokey is not there: correct identity_file in the configuration")
+
     def test_wrong_key(self, office: Desk, tmp_path: Path) -> None:
         assert office.server is not None
         with EmbeddedOther(tmp_path / "other") as other:
