@@ -58,7 +58,10 @@ def parse_place(url: str, base: str) -> Place:
         return _file_url(url)
     if scheme in PORTS:
         return _server_url(url, scheme)
-    raise Usage(f"unknown kind of tier {scheme}://", "use file:///FOLDER or sftp://USER@HOST:PORT/FOLDER")
+    raise Usage(
+        f"unknown kind of tier {scheme}://",
+        "use file:///FOLDER, or USER@HOST:PORT/FOLDER after sftp://, ftpes:// or ftps://",
+    )
 
 
 def read_fingerprint(text: str) -> str:

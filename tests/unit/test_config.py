@@ -285,6 +285,13 @@ def test_bad_urls_are_refused_without_their_password(url: str) -> None:
     assert "secret" not in str(error.value)
 
 
+def test_of_an_unknown_kind_it_is_said_which_there_are() -> None:
+    with pytest.raises(Usage, match="unknown kind of tier http://") as error:
+        parse_place("http://h/x", "/")
+    for scheme in ("file://", "sftp://", "ftpes://", "ftps://"):
+        assert scheme in error.value.remedy
+
+
 PIN = "5F:0C:" * 15 + "5F:0C"
 
 
