@@ -254,7 +254,8 @@ def open_slot_with_passphrase(data: bytes, passphrase: str) -> KeyRing:
     if memory_kib * passes > MAX_WORK_KIB:
         raise fields.bad("passes")
     key = _passphrase_key(passphrase, salt, memory_kib, passes, lanes)
-    return _open(key, front, sealed, Refused("wrong passphrase", "try again, or use another key slot"))
+    remedy = "mind the keyboard layout, or try another passphrase of this repository"
+    return _open(key, front, sealed, Refused("wrong passphrase", remedy))
 
 
 def open_slot_with_agent_key(data: bytes, agent_key: bytes) -> KeyRing:

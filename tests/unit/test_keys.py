@@ -67,7 +67,7 @@ def test_wrong_secrets_are_refused() -> None:
     by_phrase = keys.passphrase_slot(RING, PHRASE, **CHEAP)
     by_agent = keys.agent_slot(RING, AGENT_KEY)
     for wrong in ("", PHRASE + " ", PHRASE.upper()):
-        with pytest.raises(Refused, match="wrong passphrase"):
+        with pytest.raises(Refused, match="wrong passphrase: mind the keyboard layout, or try another"):
             keys.open_slot_with_passphrase(by_phrase, wrong)
     with pytest.raises(Refused, match="agent key"):
         keys.open_slot_with_agent_key(by_agent, bytes(32))
