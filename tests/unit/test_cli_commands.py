@@ -154,6 +154,24 @@ def test_every_command_has_help_with_an_example(
         assert option in text
 
 
+@pytest.mark.parametrize("command", [[], ["backups"], ["tier"], ["key"]], ids=" ".join)
+def test_no_summary_in_a_list_of_commands_is_cut(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert app.run([*command, "--help"]) == 0
+    listed = capsys.readouterr().out.split("Commands:\n")[1].split("\n\n")[0].splitlines()
+    assert [line for line in listed if not line.endswith(".")] == []
+    assert [line for line in listed if line.endswith("...")] == []
+
+
+def test_no_example_names_a_mount_point() -> None:
+    """docs/rotating-disks.md says why: a folder on the disk is not there while the disk is not."""
+    for words in all_commands():
+        named = [word for word in (resolved(words)[0].epilog or "").split() if word.startswith("/media/")]
+        assert all(word.count("/") > 2 for word in named), named
+
+
 def resolved(words: list[str]) -> tuple[click.Command, list[str]]:
     """The command that ``words`` begin with, and the rest of them."""
     command: click.Command = app.root

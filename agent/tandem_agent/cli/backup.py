@@ -31,7 +31,8 @@ class Require(click.ParamType[object]):
 
 
 @click.command(
-    epilog="\b\nExample:\n  tandem backup\n  tandem backup /srv/data --wait 600 --require all --json"
+    short_help="Back up SOURCE (else the configured sources) to every tier.",
+    epilog="\b\nExample:\n  tandem backup\n  tandem backup /srv/data --wait 600 --require all --json",
 )
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @click.option(

@@ -50,7 +50,9 @@ def backups(ctx: click.Context, /, **where: Any) -> int:
 
 
 @backups.command(
-    "show", epilog="\b\nExample:\n  tandem backups show latest\n  tandem backups show 26112201 --json"
+    "show",
+    short_help="Show all that is known about the backup ID.",
+    epilog="\b\nExample:\n  tandem backups show latest\n  tandem backups show 26112201 --json",
 )
 @click.argument("backup_id", metavar="ID")
 @reading_options

@@ -14,8 +14,9 @@ from .reading import open_view, reading_options
 
 
 @click.command(
+    short_help="List PATH (else the top) in the backup ID.",
     epilog="\b\nExample:\n  tandem ls latest /srv/data\n  tandem ls 26112201 /srv/data/reports --recursive\n"
-    "  tandem ls latest --from sftp://branch7@backup.example.net/tandem"
+    "  tandem ls latest --from sftp://branch7@backup.example.net/tandem",
 )
 @click.argument("backup_id", metavar="ID")
 @click.argument("path", default="/", metavar="[PATH]")

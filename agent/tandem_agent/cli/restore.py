@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Restore PATH (else everything) of the backup ID.",
     epilog="\b\nExample:\n  tandem restore latest --to /tmp/back\n"
     "  tandem restore 26112201 --to /tmp/back /srv/data/reports\n"
-    "  tandem restore latest --to /mnt/new --from sftp://branch7@backup.example.net/tandem"
+    "  tandem restore latest --to /mnt/new --from sftp://branch7@backup.example.net/tandem",
 )
 @click.argument("backup_id", metavar="ID")
 @click.argument("paths", nargs=-1, metavar="[PATH]...")

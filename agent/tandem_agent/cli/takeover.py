@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Become the installation that may write to a repository.",
     epilog="\b\nExample:\n  tandem takeover\n  tandem takeover /srv/data --tier vault=/mnt/nas/tandem \\\n"
-    "      --tier remote=sftp://branch7@backup.example.net/tandem --identity-file ~/.ssh/id_ed25519"
+    "      --tier remote=sftp://branch7@backup.example.net/tandem --identity-file ~/.ssh/id_ed25519",
 )
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @repository_options

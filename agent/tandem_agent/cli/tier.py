@@ -33,7 +33,7 @@ _WAIT = click.option(
 
 
 @click.group(
-    epilog="\b\nExample:\n  tandem tier add disk /media/backup\n  tandem tier replace vault\n"
+    epilog="\b\nExample:\n  tandem tier add disk /media/backup/tandem\n  tandem tier replace vault\n"
     "  tandem tier retire disk"
 )
 @common_options
@@ -43,7 +43,8 @@ def tier() -> None:
 
 @tier.command(
     "add",
-    epilog="\b\nExample:\n  tandem tier add disk /media/backup\n"
+    short_help="Make the place URL a tier called NAME, and fill it.",
+    epilog="\b\nExample:\n  tandem tier add disk /media/backup/tandem\n"
     "  tandem tier add remote sftp://branch7@backup.example.net/tandem --identity-file ~/.ssh/id_ed25519",
 )
 @click.argument("name")
@@ -81,6 +82,7 @@ def add(
 
 @tier.command(
     "replace",
+    short_help="Put a new disk or server in the place of the tier NAME.",
     epilog="\b\nExample:\n  tandem tier replace vault\n  tandem tier replace vault /mnt/newnas/tandem",
 )
 @click.argument("name")
