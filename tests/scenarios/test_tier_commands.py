@@ -89,9 +89,17 @@ def test_refused_at_the_prompt_nothing_is_made(desk: Desk, tmp_path: Path) -> No
     assert desk.config.read_text() == before
 
 
-def at_a_terminal(desk: Desk, *words: str, answer: bytes) -> str:
-    """What a command shows where somebody types ``answer`` when it asks; it has to end with 2."""
+def test_what_was_typed_before_the_question_is_no_answer(desk: Desk, tmp_path: Path) -> None:
+    place = tmp_path / "disk"
+    at_a_terminal(desk, "tier", "add", "disk", str(place), ahead=b"y\n", answer=b"\n")
+    assert not place.exists()
+
+
+def at_a_terminal(desk: Desk, *words: str, ahead: bytes = b"", answer: bytes) -> str:
+    """What a command shows where somebody types ``answer`` when it asks, and ``ahead`` before it does; it has to end
+    with 2."""
     terminal, theirs = os.openpty()
+    os.write(terminal, ahead)
     with subprocess.Popen(
         [TANDEM, *words], stdin=theirs, stdout=theirs, stderr=theirs, env=desk.environment()
     ) as process:

@@ -145,7 +145,16 @@ def confirmed(question: str) -> bool:
     from ..prompting import interruptible
 
     with interruptible():
+        _forget_what_was_typed()
         return click.confirm(question, default=False, err=True)
+
+
+def _forget_what_was_typed() -> None:
+    """Whoever typed before the question was to be read has not answered it."""
+    import termios
+
+    if sys.stdin.isatty():
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:
