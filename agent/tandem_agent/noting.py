@@ -28,7 +28,7 @@ def note_damage(config: Config, damage: Iterable[Damage]) -> list[str]:
     try:
         with process_lock(config), open_state(config) as state:
             return [
-                f"{count} object(s) are damaged or missing on tier {row.name}: tandem sync mends them from the others"
+                f"objects damaged or missing on tier {row.name}: {count}; tandem sync mends them from the others"
                 for row in state.tiers()
                 if (count := note_on_tier(state, row, by_tier.get(row.name, set())))
             ]

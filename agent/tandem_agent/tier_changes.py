@@ -154,7 +154,7 @@ def _check_loss(row: TierRow, change: Change, force: bool) -> None:
         )
     if change.lost_objects and not force:
         raise Refused(
-            f"{change.lost_objects} objects ({change.lost_bytes} bytes) are known to be on tier {change.name} only",
+            f"objects are known to be on tier {change.name} only: {change.lost_objects} of {change.lost_bytes} bytes",
             "run tandem sync first; if that tier is lost for ever, --force gives up what only it had",
         )
 

@@ -136,7 +136,7 @@ async def test_for_people(old: Format1, capsys: pytest.CaptureFixture[str]) -> N
     _show(dataclasses.replace(done, index_upgrade=dataclasses.replace(done.index_upgrade, remaining=2)))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(
-        "Index converted to form 2: 130 entries of 11 packs; 5 segments of 6.8 kB are now 1 of"
+        "Index converted to form 2: 130 entries of 11 packs; instead of 5 segments of 6.8 kB now 1 of"
     )
     assert "2 old segments cannot be read now" in lines[1]
 

@@ -119,7 +119,7 @@ def test_a_disk_takes_backups_alone_and_its_loss_holds_nobody_up(tmp_path: Path,
     if shared:
         desk.must("sync")
     else:
-        desk.fails(6, "sync", says="good on no tier and are given up; backups that need them: ")
+        desk.fails(6, "sync", says="good on no tier, given up; backups concerned: ")
     assert {name: row["state"] for name, row in rotation.status().items()} == {
         "vault": "online",
         "tuesday": "online",

@@ -158,7 +158,7 @@ def test_what_only_the_lost_tier_had_is_not_given_up_in_silence(desk: Desk) -> N
     done = desk.run("tier", "replace", "vault", "--yes", "--force")
     assert done.returncode == 6, done.stderr
     desk.clean(done)
-    assert "given up; backups that need them" in done.stderr
+    assert "given up; backups concerned" in done.stderr
     assert states(desk) == {"vault": "online", "remote": "online"}
     backups = json.loads(desk.must("backups", "--json"))
     assert [len(backup["tiers"]) for backup in backups] == [2, 0]

@@ -335,6 +335,24 @@ def test_backup_hands_on_its_arguments(core: Core, config: Path, tmp_path: Path)
     assert core.configs[0].one_file_system
 
 
+def test_one_is_counted_as_one(
+    core: Core, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    core.answers |= {"backup": Result(files=1), "init": InitResult(bytes(16), [], False)}
+    assert app.run(["backup"]) == 0
+    assert " complete: 1 file, " in capsys.readouterr().out
+    assert app.run(["backup", "--require", "3"]) == 2
+    assert "the configuration has 2 tiers, not 3" in capsys.readouterr().err
+    for tiers, said in ((["v=a"], "made on 1 tier."), (["v=a", "r=b"], "made on 2 tiers.")):
+        words = [word for tier in tiers for word in ("--tier", tier)]
+        assert app.run(["init", *words, "--config", str(tmp_path / f"{len(tiers)}.toml")]) == 0
+        assert said in capsys.readouterr().out
+    lost = types.SimpleNamespace(tiers=[SyncTier("remote", "online")], lost=1, damaged=["26112201"])
+    core.answers["sync"] = lost
+    assert app.run(["sync"]) == 6
+    assert "1 object good on no tier, given up; backups concerned: 26112201" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("result", "words", "code"),
     [

@@ -16,6 +16,11 @@ from tandem_agent.cli.progress import View, followed
 from tandem_agent.progress import Progress
 
 
+def test_things_are_counted_in_words() -> None:
+    assert [output.counted(n, "file") for n in (0, 1, 2000)] == ["0 files", "1 file", "2,000 files"]
+    assert [output.counted(n, "entry", "entries") for n in (1, 2)] == ["1 entry", "2 entries"]
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [

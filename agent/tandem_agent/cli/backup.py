@@ -82,7 +82,8 @@ def _needed(require: str | None, config: Config) -> int | None:
         return None
     count = len(config.tiers) if require == "all" else int(require)
     if count > len(config.tiers):
-        raise click.BadParameter(f"only {len(config.tiers)} tier(s) are configured", param_hint="'--require'")
+        there = output.counted(len(config.tiers), "tier")
+        raise click.BadParameter(f"the configuration has {there}, not {count}", param_hint="'--require'")
     return count
 
 
@@ -120,17 +121,17 @@ def _exit_code(result: BackupResult, needed: int | None) -> int:
 def _show(result: BackupResult) -> None:
     if (upgrade := result.index_upgrade) is not None:
         print(
-            f"Index converted to form 2: {output.number(upgrade.entries)} entries of {output.number(upgrade.packs)} "
-            f"packs; {output.number(upgrade.segments_before)} segments of {output.size(upgrade.bytes_before)} are now "
+            f"Index converted to form 2: {output.counted(upgrade.entries, 'entry', 'entries')} of "
+            f"{output.counted(upgrade.packs, 'pack')}; instead of "
+            f"{output.counted(upgrade.segments_before, 'segment')} of {output.size(upgrade.bytes_before)} now "
             f"{output.number(upgrade.segments_after)} of {output.size(upgrade.bytes_after)} "
             f"(revision {upgrade.revision})"
         )
         if upgrade.remaining:
-            print(
-                f"  {upgrade.remaining} old segments cannot be read now: they are converted when a tier has them"
-            )
+            left = output.counted(upgrade.remaining, "old segment")
+            print(f"  {left} cannot be read now, and will be converted when a tier has what is missing")
     print(
-        f"Backup {result.name} {result.status}: {output.number(result.files)} files, "
+        f"Backup {result.name} {result.status}: {output.counted(result.files, 'file')}, "
         f"{output.size(result.bytes)}, {output.size(result.bytes_read)} read, "
         f"{output.size(result.bytes_stored)} stored in {output.duration(result.seconds)} (revision {result.revision})"
     )

@@ -35,7 +35,7 @@ def init(settings: Settings, /, sources: tuple[str, ...], accepted: tuple[str, .
         output.emit_json({"config": config.path, **output.plain(result)})
         return 0
     word = "completed" if result.resumed else "made"
-    print(f"Repository {result.repository_id.hex()} {word} on {len(config.tiers)} tier(s).")
+    print(f"Repository {result.repository_id.hex()} {word} on {output.counted(len(config.tiers), 'tier')}.")
     print(f"Configuration: {config.path}")
     print("Keep the passphrase safe: without it nobody can read the backups. Next: tandem backup")
     return 0

@@ -41,9 +41,9 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def counted(count: int, what: str) -> str:
-    """``1 revision``, ``2 revisions``."""
-    return f"{number(count)} {what}{'' if count == 1 else 's'}"
+def counted(count: int, what: str, many: str = "") -> str:
+    """``1 revision``, ``2 revisions``; ``many`` where an s does not make it."""
+    return f"{number(count)} {what if count == 1 else many or what + 's'}"
 
 
 def local_time(text: str) -> str:

@@ -116,7 +116,7 @@ class View:
         of_total = f" of {output.size(total)}" if total else ""
         first = [
             p.phase or "starting",
-            f"{output.number(p.files)} files",
+            output.counted(p.files, "file"),
             f"{output.size(p.bytes_read)}{of_total}",
             f"{output.size(rate)}/s",
             output.duration(self._clock() - self._start),

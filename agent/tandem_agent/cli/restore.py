@@ -109,7 +109,7 @@ async def _restore(
 def _show(result: RestoreResult, target: str) -> None:
     kept = f", {output.number(result.kept)} kept from before" if result.kept else ""
     print(
-        f"Restored {output.number(result.files)} files, {output.size(result.bytes)} to {output.shown(target)} "
+        f"Restored {output.counted(result.files, 'file')}, {output.size(result.bytes)} to {output.shown(target)} "
         f"in {output.duration(result.seconds)}{kept}"
     )
     for tier, count in result.read_from.items():
@@ -117,13 +117,14 @@ def _show(result: RestoreResult, target: str) -> None:
             print(f"  {output.size(count)} read from {tier}")
     for tier in result.read_from:
         if bad := sum(one.tier == tier for one in result.damage):
-            output.notice(f"{bad} object(s) are damaged or missing on {tier}: other tiers were asked instead")
+            found = output.counted(bad, "object")
+            output.notice(f"{found} damaged or missing on {tier}: other tiers were asked instead")
 
 
 def _tell_lost(lost: Sequence[Lost], what: str, remedy: str, most: int = 20) -> None:
     if not lost:
         return
-    output.notice(f"tandem: {len(lost)} file(s) {what}: {remedy}")
+    output.notice(f"tandem: {output.counted(len(lost), 'file')} {what}: {remedy}")
     for one in lost[:most]:
         output.notice(f"  {output.shown(str(one))}")
     if len(lost) > most:

@@ -221,12 +221,13 @@ def _explain(change: Change) -> None:
     if change.url:
         where = output.shown(change.url)
         output.notice(
-            f"Tier {change.name} at {where}: {change.objects} objects, {output.size(change.bytes)} to copy"
+            f"Tier {change.name} at {where}: {output.counted(change.objects, 'object')}, "
+            f"{output.size(change.bytes)} to copy"
         )
     if change.lost_objects:
         output.notice(
-            f"{change.lost_objects} objects ({output.size(change.lost_bytes)}) are known to be on the old one only:"
-            " what needs them cannot be restored afterwards"
+            f"{output.counted(change.lost_objects, 'object')} ({output.size(change.lost_bytes)}) known to be on the "
+            "old one only: what needs that cannot be restored afterwards"
         )
     if change.others:
         output.notice(f"Other tiers of the repository: {', '.join(change.others)}")

@@ -100,7 +100,7 @@ def run_sync_command(settings: Settings, names: tuple[str, ...], *, full: bool) 
     if result.lost:
         named = ", ".join(result.damaged) or "none"
         output.notice(
-            f"tandem: {result.lost} object(s) were good on no tier and are given up; backups that need them: {named}: "
+            f"tandem: {output.counted(result.lost, 'object')} good on no tier, given up; backups concerned: {named}: "
             "what is left of these restores; the next backup stores what is still on the disk again"
         )
         return DAMAGED

@@ -142,7 +142,7 @@ class _Levelling:
         if failed := self._outcome.failed:
             name, reason = next(iter(failed.items()))
             tier.set_state(
-                TierState.LAGGING, f"{len(failed)} objects cannot be had now ({name.hex()[:12]}: {reason})"
+                TierState.LAGGING, f"objects cannot be had now: {len(failed)} ({name.hex()[:12]}: {reason})"
             )
 
     async def _compare(self) -> dict[bytes, int | None]:
