@@ -169,6 +169,7 @@ class TestServer:
         assert tiers["vault"]["has_it"] and not tiers["remote"]["has_it"]
         assert "host key" in str(tiers["remote"]["reason"])
         known = (office.state / "known_hosts").read_text()
+        assert "remote is blocked" in office.fails(0, "backup", "--quiet", says="host key")
         line = office.fails(5, "backup", "--require", "all", says="1 of 2 tiers")
         assert "tandem tiers" in line
         assert (office.state / "known_hosts").read_text() == known
@@ -285,9 +286,12 @@ class TestFullDisk:
         desk.init()
         desk.must("backup")
         (desk.source / "big").write_bytes(random.Random(SEED).randbytes(16 << 20))
-        tiers = backup_with(desk)
+        done = desk.run("backup", "--json", "--quiet")
+        tiers = tiers_of(done)
         assert tiers["second"]["has_it"] and not tiers["vault"]["has_it"]
         assert "space" in str(tiers["vault"]["reason"])
+        says = f"tandem: vault is blocked and has not got the backup: {tiers['vault']['reason']}\n"
+        assert (done.returncode, done.stderr) == (0, says)
         desk.same("--from", desk.tiers["second"])
         subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
         desk.must("sync")

@@ -687,3 +687,26 @@ def test_quiet_says_nothing_when_all_is_well(
     core.answers["backup"] = Result(status="partial", warnings=["a: permission denied"])
     assert app.run(["backup", "--quiet"]) == 3
     assert capsys.readouterr() == ("", "warning: a: permission denied\n")
+
+
+@pytest.mark.parametrize(
+    ("tier", "said"),
+    [
+        (
+            Told("remote", "blocked", False, "no space left: make \x1b room"),
+            "tandem: remote is blocked and has not got the backup: no space left: make \\x1b room\n",
+        ),
+        (Told("remote", "blocked", True, "refused afterwards"), ""),
+        (Told("remote", "offline", False, "connection refused"), ""),
+        (Told("remote", "lagging", False, "lacks revisions"), ""),
+    ],
+)
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_quiet_backup_names_the_tiers_that_need_a_hand(
+    tier: Told, said: str, words: list[str], core: Core, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    core.answers["backup"] = Result(tiers=[Told("vault", "online", True), tier])
+    assert app.run(["backup", "--quiet", *words]) == 0
+    out, err = capsys.readouterr()
+    assert err == said
+    assert bool(out) == bool(words)

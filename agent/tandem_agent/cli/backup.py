@@ -74,6 +74,8 @@ def backup(
         output.warn_all(result.warnings)
         if not settings.quiet:
             _show(result)
+    if settings.quiet:
+        _tell_blocked(result)
     return _exit_code(result, needed)
 
 
@@ -137,3 +139,13 @@ def _show(result: BackupResult) -> None:
     )
     output.emit_table(["TIER", "STATE"], [[t.name, "has it" if t.has_it else t.state] for t in result.tiers])
     output.emit_reasons(t for t in result.tiers if not t.has_it)
+
+
+def _tell_blocked(result: BackupResult) -> None:
+    """What somebody must look at though the backup is done: without this cron would mail nothing of a full disk or
+    another host key. A tier that is away or lags comes back or is synchronised; so it is not named."""
+    for tier in result.tiers:
+        if tier.state == "blocked" and not tier.has_it:
+            output.notice(
+                f"tandem: {tier.name} is blocked and has not got the backup: {output.shown(tier.reason)}"
+            )
