@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tandem_agent.state import State
+from tandem_agent.state import State, TierRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,22 @@ def list_backups(state: State) -> list[BackupInfo]:
         tiers = [row.name for row in rows if state.is_on(held_by, row.id)]
         found.append(info_of(number, info, tiers, own="united" not in info))
     return sorted(found, key=lambda backup: backup.age)
+
+
+def came_to(state: State, tier: TierRow) -> set[bytes]:
+    """The ids of the backups that reached ``tier`` at some time: also those of which something is damaged or lacking
+    there now, so that they do not count as on it."""
+    return {
+        bytes.fromhex(info["id"]) for number, info in state.backups() if _reached(state, tier, number, info)
+    }
+
+
+def _reached(state: State, tier: TierRow, number: int, info: Mapping[str, Any]) -> bool:
+    if not info.get("snapshot") or state.is_missing(tier.id, max(info.get("united", number), tier.start)):
+        return False
+    # What came with a base may never have been there: the base counts as held all the same.
+    with_base = "united" in info or number < tier.start
+    return not (with_base and state.is_lacking(tier.id, bytes.fromhex(info["snapshot"])))
 
 
 def info_of(revision: int, info: Mapping[str, Any], tiers: list[str], own: bool = True) -> BackupInfo:

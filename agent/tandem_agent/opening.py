@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from tandem_agent.backups import list_backups
+from tandem_agent.backups import came_to, list_backups
 from tandem_agent.config import Config, TierConfig
 from tandem_agent.engine.fetch import Damage
 from tandem_agent.noting import note_damage
@@ -114,6 +114,7 @@ async def _from_state(
         state.requires()  # a head that needs a newer program says so
         live, backups = state.live(), list_backups(state)
         rows = {row.name: row for row in state.tiers()}
+        came = came_to(state, _row(rows, tiers[0])) if len(tiers) == 1 else set()
         told: list[str] = []
         links = [
             _Link(config, tier, row, _holder(state, row, live), len(tiers), told)
@@ -131,7 +132,7 @@ async def _from_state(
             index, notices = await open_index(folder, ring, live, named, damage)
         told += notices
         try:
-            yield RepositoryView(ring, live, backups, named, index, told, damage)
+            yield RepositoryView(ring, live, backups, named, index, told, damage, came)
         finally:
             index.close()
             told += await asyncio.to_thread(note_damage, config, damage)

@@ -43,7 +43,8 @@ Objects = Mapping[bytes, LiveObject]
 @dataclass
 class RepositoryView:
     """What reading needs. ``tiers`` in configured order; ``notices`` for people: what was damaged and passed
-    over. ``index`` knows every block that is live. ``damage``: whoever reads adds what was bad on a tier."""
+    over. ``index`` knows every block that is live. ``damage``: whoever reads adds what was bad on a tier. ``came``:
+    where one tier alone is read, the ids of the backups that reached it, whatever is damaged there now."""
 
     ring: KeyRing
     live: Objects
@@ -52,6 +53,7 @@ class RepositoryView:
     index: BlobIndex
     notices: list[str] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
+    came: set[bytes] = field(default_factory=set)
 
 
 async def update_index(

@@ -118,6 +118,37 @@ def test_objects_that_are_not_what_they_should_be(bench: Bench, harm: Callable[[
     is_healed_by_a_synchronisation(bench)
 
 
+def tier_alone(bench: Bench, code: int, *words: str) -> subprocess.CompletedProcess[str]:
+    """A backup from the vault alone, as local state knows it: it has to end with ``code``; what is restored stays."""
+    target = bench.folder / "of the vault"
+    subprocess.run(["rm", "-rf", str(target)], check=True)
+    done = bench.run("restore", *(words or ("latest",)), "--to", str(target), "--tier", "vault")
+    bench.clean(done)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def test_a_damaged_vault_alone_gives_what_is_good_there_also_when_the_damage_is_known(bench: Bench) -> None:
+    """One block of one file in a backup that came there whole. The first restore makes it known."""
+    bench.vault.flip(max(bench.vault.objects("packs"), key=lambda path: len(bench.vault.read(path))))
+    whole = {path.name for path in bench.source.rglob("*") if path.is_file()}
+    for _ in range(2):
+        for words in (("latest",), (json.loads(bench.must("backups", "--json"))[-1]["name"],)):
+            done = tier_alone(bench, 6, *words)
+            assert "large: " in done.stderr
+            found = {p.name for p in (bench.folder / "of the vault").rglob("*") if p.is_file()}
+            assert found == whole - {"large"}
+        bench.must("ls", "latest", "--tier", "vault")
+    bench.must("sync")
+    tier_alone(bench, 0)
+
+
+def test_a_manifest_gone_from_the_vault_is_damage_there_and_nothing_that_never_came(bench: Bench) -> None:
+    delete_manifests(bench)
+    for _ in range(2):
+        assert "manifest" in tier_alone(bench, 6).stderr
+
+
 def test_index_segments_swapped_and_as_long_as_nothing_is(bench: Bench) -> None:
     """What they say is in the packs too: even the vault alone restores everything."""
     paths = bench.vault.objects("index")

@@ -11,8 +11,9 @@ import pytest
 from tests.support.documents import OTHER_TIER, RING, TIER, ref
 from tests.support.statefolder import SETUP, WRITER, Folder, decide
 
+from tandem_agent.backups import came_to
 from tandem_agent.schema import SCHEMA, TABLES
-from tandem_agent.state import Takeover, TierStart
+from tandem_agent.state import State, Takeover, TierStart
 from tandem_protocol.history import LiveObject
 from tandem_protocol.identity import Identity
 from tandem_protocol.names import ObjectType
@@ -70,6 +71,40 @@ def test_a_tier_that_starts_anew_keeps_its_place_and_lacks_what_its_listing_lack
     assert state.missing(TIER) == [2]
     assert state.lacking(TIER) == {ref(2).name}
     assert [found.name for found in state.tiers()] == ["a", "b"]
+
+
+def backed_up(number: int, **more: object) -> dict[str, object]:
+    """What is told of backup ``number``, whose snapshot is the object of the same number."""
+    return {"id": f"{number:032x}", "name": f"2501010{number}", "snapshot": ref(number).name.hex(), **more}
+
+
+def came(state: State, tier: bytes) -> list[int]:
+    return sorted(int.from_bytes(found, "big") for found in came_to(state, state.tier(tier)))
+
+
+def test_a_backup_came_to_a_tier_whatever_is_lacking_there_now(folder: Folder) -> None:
+    state = folder.again()
+    for number in (1, 2, 3):
+        decide(state, number, backed_up(number), added=(ref(number),))
+    state.list_backup(4, {"id": f"{4:032x}", "name": "250101**", "status": "failed"})
+    state.confirm([1, 3], [TIER], as_targets=True)
+    state.add_lacking(TIER, [ref(1).name, ref(3).name])
+    assert not any(state.is_on(number, TIER) for number in (1, 2, 3))
+    assert (came(state, TIER), came(state, OTHER_TIER)) == ([1, 3], [])
+
+
+def test_what_a_base_brought_came_to_a_tier_only_if_its_snapshot_is_there(folder: Folder) -> None:
+    """A tier that was listed at a takeover, or that others brought something to, holds the base and may never have had
+    a backup of before."""
+    state = folder.again()
+    decide(state, 1, backed_up(1), added=(ref(1),))
+    for number in (5, 6):
+        state.list_backup(number, backed_up(number, united=2))
+    decide(state, 2, added=(ref(5), ref(6)))
+    state.start_tier(TierStart(state.tier(TIER).identity, "a", True, frozenset({ref(6).name})), 2)
+    assert came(state, TIER) == []
+    state.confirm([2], [TIER])
+    assert came(state, TIER) == [1, 5]
 
 
 def test_a_retired_tier_is_forgotten(folder: Folder) -> None:

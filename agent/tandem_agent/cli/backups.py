@@ -15,6 +15,7 @@ from .reading import open_view, reading_options
 
 if TYPE_CHECKING:
     from ..backups import BackupInfo
+    from ..reading import RepositoryView
 
 
 @click.group(
@@ -93,13 +94,16 @@ def find_backup(backups: Sequence[BackupInfo], wanted: str) -> BackupInfo:
     return found[0]
 
 
-def snapshot_to_read(backups: Sequence[BackupInfo], wanted: str, tier: str | None) -> bytes:
+def snapshot_to_read(view: RepositoryView, wanted: str, tier: str | None) -> bytes:
     """The name of the snapshot of the backup called ``wanted``, which is to be read from ``tier`` alone (None: from
-    all). `Missing` for one that failed, and for one that this tier has not got, where another has."""
+    all). `Missing` for one that failed, and for one that never reached this tier, where another has it: one that is
+    damaged there by now did, and is read as far as it goes."""
+    backups = view.backups
+    came = view.came | {b.id for b in backups if tier in b.tiers}
     if wanted == "latest" and tier is not None:
-        backups = [b for b in backups if tier in b.tiers] or backups
+        backups = [b for b in backups if b.id in came] or backups
     backup = find_backup(backups, wanted)
-    if tier is not None and backup.tiers and tier not in backup.tiers:
+    if tier is not None and backup.tiers and backup.id not in came:
         raise Missing(
             f"the backup {backup.name} is not on {tier} yet, but on {' and '.join(backup.tiers)}",
             f"leave --tier out, or bring it there with 'tandem sync {tier}'",

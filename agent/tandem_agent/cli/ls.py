@@ -35,7 +35,7 @@ async def _ls(settings: Settings, wanted: str, path: bytes, recursive: bool, whe
     from ..listing import list_backup
 
     async with open_view(settings, where) as view:
-        snapshot = snapshot_to_read(view.backups, wanted, where["tier"])
+        snapshot = snapshot_to_read(view, wanted, where["tier"])
         opened = False
         try:
             async for entry in list_backup(view, snapshot, path, recursive=recursive):

@@ -96,7 +96,7 @@ async def _restore(
     from .progress import followed
 
     async with open_view(settings, where) as view:
-        snapshot = snapshot_to_read(view.backups, wanted, where["tier"])
+        snapshot = snapshot_to_read(view, wanted, where["tier"])
         progress = Progress()
         async with followed(progress, quiet=settings.quiet):
             try:
