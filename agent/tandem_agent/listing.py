@@ -118,7 +118,7 @@ async def list_backup(
     """The entry at ``path`` if it is no folder; else what is in it, in order of name (``recursive``: and
     below, each folder before what is in it). Raises `Missing` if nothing is there, and `Corrupt` or
     `Unavailable`, after all that can be told, where a part could not be read."""
-    fetcher = Fetcher(view.ring, view.tiers, view.index, view.damage)
+    fetcher = Fetcher(view.ring, view.tiers, view.index, view.damage, view.remedy)
     snapshot = await read_snapshot(fetcher, snapshot_name)
     walker = TreeWalker(fetcher.blob)
     wanted = normal_path(path)

@@ -47,6 +47,9 @@ from tandem_protocol.stores.retrying import RetryingStore, RetryPolicy
 READ_ATTEMPTS = 3
 """Where another tier can answer instead, and at a first contact, a dead link is not retried for long."""
 
+OTHERS = "without --tier the others are asked too"
+"""What to do about damage where one of several tiers is read alone."""
+
 
 @asynccontextmanager
 async def open_reader(
@@ -57,9 +60,11 @@ async def open_reader(
     tiers = [tier for tier in config.tiers if only in (None, tier.name)]
     async with AsyncExitStack() as stack:
         if _has_state(config):
-            yield await stack.enter_async_context(_from_state(config, tiers, passphrase))
+            view = await stack.enter_async_context(_from_state(config, tiers, passphrase))
         else:
-            yield await _from_first(config, tiers, passphrase, stack)
+            view = await _from_first(config, tiers, passphrase, stack)
+        view.remedy = OTHERS if len(tiers) < len(config.tiers) else ""
+        yield view
 
 
 @asynccontextmanager

@@ -44,7 +44,8 @@ Objects = Mapping[bytes, LiveObject]
 class RepositoryView:
     """What reading needs. ``tiers`` in configured order; ``notices`` for people: what was damaged and passed
     over. ``index`` knows every block that is live. ``damage``: whoever reads adds what was bad on a tier. ``came``:
-    where one tier alone is read, the ids of the backups that reached it, whatever is damaged there now."""
+    where one tier alone is read, the ids of the backups that reached it, whatever is damaged there now. ``remedy``:
+    what to do about what is not good there, where others were left out; else ""."""
 
     ring: KeyRing
     live: Objects
@@ -54,6 +55,7 @@ class RepositoryView:
     notices: list[str] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     came: set[bytes] = field(default_factory=set)
+    remedy: str = ""
 
 
 async def update_index(
@@ -82,7 +84,11 @@ async def update_index(
             await asyncio.to_thread(index.add_segment, segment.name, entries)
         del entries  # tens of megabytes, as the next one has
     notices = [f"index segment {d.name.hex()[:16]} is {d.what} on {d.tier}" for d in fetcher.damage]
-    why = "are of a newer program (upgrade tandem), or good on no tier" if newer else "are good on no tier"
+    why = (
+        f"are of a newer program (upgrade tandem), or {fetcher.nowhere}"
+        if newer
+        else f"are {fetcher.nowhere}"
+    )
     if lost and packs is None:
         notices.append(f"{lost} index segments {why}; what they name cannot be found")
     elif lost and packs is not None:

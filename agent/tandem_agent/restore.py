@@ -88,7 +88,7 @@ async def restore(
     progress = progress or Progress()
     progress.phase = "restoring"
     selection = Selection(paths)
-    fetcher = Fetcher(view.ring, view.tiers, view.index, view.damage)
+    fetcher = Fetcher(view.ring, view.tiers, view.index, view.damage, view.remedy)
     progress.read_from = lambda: fetcher.read_from
     snapshot = await read_snapshot(fetcher, snapshot_name)
     if not selection.paths:
@@ -127,7 +127,7 @@ async def read_snapshot(fetcher: Fetcher, name: bytes) -> Snapshot:
         return decode_snapshot(fetcher.ring, await fetcher.whole(ObjectType.SNAPSHOT, name))
     except Missing as error:
         remedy = "`tandem backups` lists the others; connect the other tiers and restore again"
-        raise Corrupt(f"the manifest of this backup is gone: {error.what}", remedy) from None
+        raise Corrupt(f"the manifest of this backup is gone: {error.what}", error.remedy or remedy) from None
 
 
 class _Run:

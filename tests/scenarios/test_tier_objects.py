@@ -135,7 +135,11 @@ def test_a_damaged_vault_alone_gives_what_is_good_there_also_when_the_damage_is_
     for _ in range(2):
         for words in (("latest",), (json.loads(bench.must("backups", "--json"))[-1]["name"],)):
             done = tier_alone(bench, 6, *words)
-            assert "large: " in done.stderr
+            assert (
+                "not good on vault and not restored: without --tier the others are asked too" in done.stderr
+            )
+            assert "large: not good on vault\n" in done.stderr
+            assert "no tier" not in done.stderr and "other tiers" not in done.stderr
             found = {p.name for p in (bench.folder / "of the vault").rglob("*") if p.is_file()}
             assert found == whole - {"large"}
         bench.must("ls", "latest", "--tier", "vault")
@@ -146,7 +150,10 @@ def test_a_damaged_vault_alone_gives_what_is_good_there_also_when_the_damage_is_
 def test_a_manifest_gone_from_the_vault_is_damage_there_and_nothing_that_never_came(bench: Bench) -> None:
     delete_manifests(bench)
     for _ in range(2):
-        assert "manifest" in tier_alone(bench, 6).stderr
+        said = tier_alone(bench, 6).stderr
+        assert (
+            "manifest" in said and " is not good on vault: without --tier the others are asked too\n" in said
+        )
 
 
 def test_index_segments_swapped_and_as_long_as_nothing_is(bench: Bench) -> None:

@@ -111,6 +111,15 @@ async def test_good_nowhere_is_missing(tmp_path: Path) -> None:
         await fetcher(view).blob(b"?" * 32)
 
 
+async def test_of_one_tier_alone_nothing_is_said_of_others(tmp_path: Path) -> None:
+    repo, view, block, path = await one_blob(tmp_path)
+    repo.damage("vault", path, 60)
+    alone = Fetcher(view.ring, view.tiers[:1], view.index, remedy="ask the others")
+    with pytest.raises(Missing, match=r"^pack [0-9a-f]{16} is not good on vault: ask the others$"):
+        await alone.blob(block)
+    assert await fetcher(view).blob(block) == DATA
+
+
 async def faulty_view(repo: SmallRepo, tmp_path: Path, *stores: Store) -> RepositoryView:
     return await repo.view(str(tmp_path / "other"), dict(zip(repo.stores, stores, strict=True)))
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..engine.deliver import Lost
+    from ..reading import RepositoryView
     from ..restore import RestoreResult
 
 
@@ -57,16 +58,17 @@ def restore(
         "overwrite": overwrite,
         "owners_by_name": owners_by_name,
     }
+    from ..engine.fetch import nowhere
     from ..engine.writerprocesses import writer_processes
 
     where_to = os.path.abspath(target)
     with writer_processes() as processes:
-        result, index_damaged = run_async(
+        result, view = run_async(
             _restore(settings, backup_id, where_to, options | {"processes": processes}, where)
         )
-    if index_damaged and (isinstance(result, Corrupt) or result.damaged):
+    if view.index.damaged and (isinstance(result, Corrupt) or result.damaged):
         # That says nothing about the tiers; opened again, the index is made anew.
-        result, _ = run_async(_restore(settings, backup_id, where_to, options, where))
+        result, view = run_async(_restore(settings, backup_id, where_to, options, where))
     if isinstance(result, Corrupt):
         raise result
     if settings.json:
@@ -77,7 +79,8 @@ def restore(
         output.warn_all(result.warnings)
         if not settings.quiet:
             _show(result, target)
-    _tell_lost(result.damaged, "good on no tier and not restored", "look in an older backup")
+    not_good = nowhere([output.shown(tier) for tier in result.read_from])
+    _tell_lost(result.damaged, f"{not_good} and not restored", view.remedy or "look in an older backup")
     _tell_lost(result.away, "not restored, a tier is away", "run it again when it is back")
     return result.exit_code
 
@@ -89,8 +92,8 @@ def absolute_path(path: str) -> bytes:
 
 async def _restore(
     settings: Settings, wanted: str, target: str, options: dict[str, Any], where: dict[str, Any]
-) -> tuple[RestoreResult | Corrupt, bool]:
-    """What came of it, and whether the local index turned out to be damaged."""
+) -> tuple[RestoreResult | Corrupt, RepositoryView]:
+    """What came of it, and what it was read through: the local index may have turned out to be damaged."""
     from ..progress import Progress
     from ..restore import restore as run_restore
     from .progress import followed
@@ -102,8 +105,8 @@ async def _restore(
             try:
                 result = await run_restore(view, snapshot, target, progress=progress, **options)
             except Corrupt as fault:
-                return fault, view.index.damaged
-            return result, view.index.damaged
+                return fault, view
+            return result, view
 
 
 def _show(result: RestoreResult, target: str) -> None:
@@ -115,10 +118,10 @@ def _show(result: RestoreResult, target: str) -> None:
     for tier, count in result.read_from.items():
         if count:
             print(f"  {output.size(count)} read from {tier}")
+    instead = ": other tiers were asked instead" if len(result.read_from) > 1 else ""
     for tier in result.read_from:
         if bad := sum(one.tier == tier for one in result.damage):
-            found = output.counted(bad, "object")
-            output.notice(f"{found} damaged or missing on {tier}: other tiers were asked instead")
+            output.notice(f"{output.counted(bad, 'object')} damaged or missing on {tier}{instead}")
 
 
 def _tell_lost(lost: Sequence[Lost], what: str, remedy: str, most: int = 20) -> None:

@@ -197,7 +197,7 @@ class Delivery:
     async def _rescue(self, use: FrameUse[Piece], avoid: set[str]) -> None:
         """Get a frame's wanted blobs from other tiers than those in ``avoid``, then from other places."""
         pack = self._fetcher.index.pack(use.pack)
-        trouble: TandemError = Corrupt("damaged on every tier that has it")
+        trouble: TandemError = Corrupt(self._fetcher.nowhere)
         while True:
             try:
                 data, tier = await self._fetcher.read(

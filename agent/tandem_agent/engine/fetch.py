@@ -88,6 +88,11 @@ class Damage:
     what: str
 
 
+def nowhere(tiers: Sequence[str]) -> str:
+    """What is to be said of something that none of ``tiers`` has good, where these are all that were asked."""
+    return f"not good on {tiers[0]}" if len(tiers) == 1 else "good on no tier"
+
+
 class _Tier:
     """One tier in use: how many reads at once it takes, whether it still answers, bytes it gave."""
 
@@ -114,7 +119,7 @@ class _Tier:
 
 class Fetcher:
     """Reads for one operation. Belongs to one event loop; every coroutine may run many times at once. What is found
-    bad is added to ``found`` too, when it is found."""
+    bad is added to ``found`` too, when it is found. ``remedy``: what to do about what is good nowhere here."""
 
     def __init__(
         self,
@@ -122,8 +127,10 @@ class Fetcher:
         tiers: Sequence[NamedStore],
         index: Index | None = None,
         found: list[Damage] | None = None,
+        remedy: str = "",
     ) -> None:
         self.ring = ring
+        self._remedy = remedy
         self._found = [] if found is None else found
         self._index = index
         self._tiers = [_Tier(tier) for tier in tiers]
@@ -153,6 +160,11 @@ class Fetcher:
         """One line for each tier that failed on the way; a disk that is simply not there is no failure."""
         failed = [t for t in self._tiers if t.fault is not None and not isinstance(t.fault, Absent)]
         return [f"tier {t.name} failed: {t.fault.what}" for t in failed if t.fault is not None]
+
+    @property
+    def nowhere(self) -> str:
+        """Where something is good that no tier gave: of others than those that were asked nothing is known."""
+        return nowhere([tier.name for tier in self._tiers])
 
     def note(self, tier: str, kind: ObjectType, name: bytes, what: str) -> None:
         """Remember damage; a pack with thousands of bad places is remembered once."""
@@ -206,7 +218,7 @@ class Fetcher:
             return NoTierReachable(f"every tier failed ({reasons})", "bring one back and run it again")
         if [t for t in failed if t.name not in avoid]:
             return Unavailable(f"{kind} {name.hex()[:16]} cannot be had while {failed[0].name} is away")
-        return Missing(f"{kind} {name.hex()[:16]} is good on no tier")
+        return Missing(f"{kind} {name.hex()[:16]} is {self.nowhere}", self._remedy)
 
     async def whole(self, kind: ObjectType, name: bytes) -> bytes:
         """A small object, whole, verified by its name, from the first tier that has it good. What is longer there
