@@ -117,10 +117,13 @@ class TierBook:
         """Whether something is known not to be good there, though it holds the revisions that added it."""
         return self._db.row("SELECT 1 FROM lacking WHERE tier = ? LIMIT 1", (tier,)) is not None
 
+    def holds_all(self, tier: bytes) -> bool:
+        """Whether the tier holds every revision; objects may be lacking."""
+        return self._db.row("SELECT 1 FROM missing WHERE tier = ? LIMIT 1", (tier,)) is None
+
     def is_complete(self, tier: bytes) -> bool:
         """Whether the tier holds every revision with nothing lacking."""
-        missing = self._db.row("SELECT 1 FROM missing WHERE tier = ? LIMIT 1", (tier,))
-        return missing is None and not self.lacks_something(tier)
+        return self.holds_all(tier) and not self.lacks_something(tier)
 
     def facts(self, tier: bytes, state: TierState = TierState.LAGGING) -> TierFacts:
         """What planning needs to know of a tier that is ``state`` now."""

@@ -15,6 +15,10 @@ from .certificates import Certificate
 from .identity import Identity
 from .revision import Claim, Record
 
+LACKS_REVISIONS = "lacks revisions"
+LACKS_OBJECTS = "objects are damaged or missing there: tandem sync mends them"
+"""Why a tier lags that is as the journal says."""
+
 
 class Fault(Enum):
     """A document that is there and cannot be used, by what the protocol does about it."""
@@ -70,7 +74,8 @@ class Believed:
     ``start`` is the base that the tier started from: nothing below it is looked at. ``closed``: hashes of records
     that ended somebody else's numbers there, for a join that is not decided yet. ``fence``: number of the takeover
     or join that read this tier into the history, while the tier does not hold it: its claim stands there since before
-    the reading; 0 for none."""
+    the reading; 0 for none. ``complete``: nothing is missing or lacking; ``holds_all``: no revision is missing, so that
+    what is not ``complete`` lacks objects."""
 
     repository_id: bytes
     tier_id: bytes
@@ -88,6 +93,7 @@ class Believed:
     to_compare: bool = False
     closed: Mapping[int, bytes] = field(default_factory=dict)
     fence: int = 0
+    holds_all: bool = False
 
 
 class State(StrEnum):
@@ -163,7 +169,8 @@ def judge(seen: Seen, believed: Believed) -> Verdict:
         return Verdict(Case.LEVEL, State.LAGGING, "waits to be compared in full", tuple(repairs))
     if believed.complete:
         return Verdict(Case.LEVEL, State.ONLINE, "", tuple(repairs))
-    return Verdict(Case.LEVEL, State.LAGGING, "lacks revisions", tuple(repairs))
+    reason = LACKS_OBJECTS if believed.holds_all else LACKS_REVISIONS
+    return Verdict(Case.LEVEL, State.LAGGING, reason, tuple(repairs))
 
 
 def _judge_identity(seen: Seen, believed: Believed) -> Verdict | None:

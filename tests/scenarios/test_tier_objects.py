@@ -65,6 +65,7 @@ def is_healed_by_a_synchronisation(bench: Bench) -> None:
     bench.everything_from()
     now = bench.tiers_now()["vault"]
     assert now["state"] == "lagging" and now["missing_objects"] and not now["missing_revisions"]
+    assert now["reason"] == "objects are damaged or missing there: tandem sync mends them"
     before = bench.vault.all()
     bench.must("sync")
     assert bench.tiers_now()["vault"]["state"] == "online"

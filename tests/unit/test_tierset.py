@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tests.support.office import Office
 
+from tandem_agent.engine.fetch import Damage
+from tandem_agent.noting import note_found
 from tandem_agent.progress import Progress
 from tandem_agent.resync import sync
 from tandem_agent.tiers import targets
@@ -21,7 +23,7 @@ from tandem_protocol.errors import Full, NoTierReachable, Unavailable
 from tandem_protocol.names import ObjectType
 from tandem_protocol.revision import Kind
 from tandem_protocol.store import Store
-from tandem_protocol.verdict import State
+from tandem_protocol.verdict import LACKS_OBJECTS, State
 
 
 @pytest.fixture
@@ -291,6 +293,20 @@ async def test_a_tier_that_holds_the_number_but_not_one_before_it_does_not_have_
     assert not tiers.state.is_on(3, remote)
     assert not tiers.state.is_on(3, vault), "what it was confirmed with is known to be bad since"
     assert tiers.state.is_on(1, remote)
+
+
+async def test_why_a_tier_lags_is_said_as_soon_as_it_is_known(office: Office) -> None:
+    """Also in the process that found it out, without another look, and once it lacks no revision any more."""
+    await office.init()
+    await office.write()
+    tiers = await office.contacted()
+    vault = tiers.tiers[0]
+    assert (vault.state, vault.reason) == (State.ONLINE, "")
+    pack = bytes.fromhex(office.places["vault"].paths("packs/")[0].rpartition("/")[2])
+    note_found(tiers, [Damage("vault", ObjectType.PACK, pack, "damaged")])
+    assert (vault.state, vault.reason) == (State.LAGGING, LACKS_OBJECTS)
+    tiers.state.add_missing(vault.id, [2])
+    assert (await office.contacted()).tiers[0].reason == LACKS_OBJECTS, "the revision was only to be noted"
 
 
 async def test_a_target_with_a_gap_has_what_was_written_to_it_whole(office: Office) -> None:

@@ -40,8 +40,13 @@ def test_all_as_the_journal_says_is_online() -> None:
 
 def test_level_and_not_complete_is_lagging() -> None:
     verdict = verdict_of(Scene().believe(complete=False))
+    assert (verdict.case, verdict.state, verdict.reason) == (Case.LEVEL, State.LAGGING, "lacks revisions")
+
+
+def test_with_every_revision_and_not_complete_it_lacks_objects() -> None:
+    verdict = verdict_of(Scene().believe(complete=False, holds_all=True))
     assert (verdict.case, verdict.state) == (Case.LEVEL, State.LAGGING)
-    assert verdict.reason
+    assert verdict.reason == "objects are damaged or missing there: tandem sync mends them"
 
 
 def test_a_tier_that_was_never_written_is_no_rollback() -> None:

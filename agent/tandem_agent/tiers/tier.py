@@ -33,7 +33,17 @@ from tandem_protocol.planning import TierFacts
 from tandem_protocol.replicate import in_parallel, move_aside
 from tandem_protocol.revision import MAX_RECORD, UNITING, Claim, Record, make_claim, open_details, parse_claim
 from tandem_protocol.store import Store
-from tandem_protocol.verdict import Believed, Case, Pending, Rewrite, Seen, Verdict, judge
+from tandem_protocol.verdict import (
+    LACKS_OBJECTS,
+    LACKS_REVISIONS,
+    Believed,
+    Case,
+    Pending,
+    Rewrite,
+    Seen,
+    Verdict,
+    judge,
+)
 from tandem_protocol.verdict import State as TierState
 
 log = logging.getLogger(__name__)
@@ -108,6 +118,13 @@ class Tier:
         """Whether it is known to hold everything; `TierFacts.complete` without reading what it misses."""
         return not self.row.to_compare and self._state.is_complete(self.id)
 
+    @property
+    def lags_because(self) -> str:
+        """Why it lags, as a look would say now; what else was said of it stays."""
+        if self.reason not in ("", LACKS_REVISIONS, LACKS_OBJECTS):
+            return self.reason
+        return LACKS_OBJECTS if self._state.holds_all(self.id) else LACKS_REVISIONS
+
     def believed(self) -> Believed:
         """What this installation knows of this tier, for the verdict."""
         if self._installed is None:
@@ -131,6 +148,7 @@ class Tier:
             to_compare=row.to_compare,
             closed=self._state.closed(self.id),
             fence=self.fence,
+            holds_all=self._state.holds_all(self.id),
         )
 
     # Sessions and looks

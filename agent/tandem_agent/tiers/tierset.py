@@ -293,4 +293,6 @@ def refresh(tier: Tier) -> None:
     """State again from what is now known to be held: online when nothing is missing."""
     if tier.reachable:
         complete = tier.is_complete
-        tier.set_state(TierState.ONLINE if complete else TierState.LAGGING, "" if complete else tier.reason)
+        tier.set_state(
+            TierState.ONLINE if complete else TierState.LAGGING, "" if complete else tier.lags_because
+        )
