@@ -293,3 +293,17 @@ async def test_a_cancelled_put_publishes_all_or_nothing_and_can_be_repeated(
         assert await again.read(NAME) == BIG * 4
     await again.put(NAME, BIG * 4)
     assert await again.read(NAME) == BIG * 4
+
+
+async def test_what_is_under_way_when_somebody_closes_is_told_so(place: Place) -> None:
+    """Nobody was cancelled: a verb that waits for its turn ends with an answer or `Unavailable`, and does not hang."""
+    store = place.make()
+    await store.open()
+    await store.put(NAME, BIG)
+    verbs = [asyncio.ensure_future(store.read(NAME)) for _ in range(40)]
+    verbs += [asyncio.ensure_future(store.put(OTHER, BIG)), asyncio.ensure_future(store.size(NAME))]
+    await asyncio.sleep(0.005)
+    await store.close()
+    done = await asyncio.wait_for(asyncio.gather(*verbs, return_exceptions=True), 30)
+    for answer in done:
+        assert not isinstance(answer, BaseException) or isinstance(answer, (Unavailable, Refused)), answer

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.support.mounts import tmpfs
 
 from tandem_protocol.errors import Absent, Exists, Full, Missing, Refused, Unavailable, Unreadable
 from tandem_protocol.names import IDENTITY
+from tandem_protocol.stores import directory
 from tandem_protocol.stores import folder as folder_module
 from tandem_protocol.stores.directory import DirectoryStore
 
@@ -261,3 +263,93 @@ async def test_a_share_that_cannot_sync_folders_is_not_power_safe(
     await store.put(NAME, b"data")
     assert await store.read(NAME) == b"data"
     await store.close()
+
+
+async def test_what_waits_for_a_hanging_disk_is_told_when_somebody_else_closes(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody was cancelled, so nobody sees a cancellation: it would end the whole command as interrupted."""
+    await store.put(NAME, b"data")
+    disk = Hanging(store, monkeypatch)
+    hanging = [asyncio.ensure_future(store.read(NAME)) for _ in range(store.parallel)]
+    waiting = [asyncio.ensure_future(store.read(NAME)) for _ in range(3)]
+    waiting.append(asyncio.ensure_future(store.put(CLAIM, b"x")))
+    await disk.reached(store.parallel)
+    await store.close()
+    for verb in waiting:
+        with pytest.raises(Unavailable, match="closed meanwhile"):
+            await asyncio.wait_for(verb, 10)
+    disk.goes_on.set()
+    await asyncio.gather(*hanging, return_exceptions=True)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_write_whose_store_is_opened_anew_between_two_slices_is_told(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    """Its threads are gone: the next slice finds none that takes it."""
+    opening: list[asyncio.Future[None]] = []
+
+    def open_anew(_count: int) -> None:
+        if not opening:
+            opening.append(asyncio.ensure_future(store.open()))
+            if cancelled:
+                put.cancel()
+
+    monkeypatch.setattr(directory, "SLICE", 1)
+    put = asyncio.ensure_future(store.put(NAME, b"data", open_anew))
+    with pytest.raises(asyncio.CancelledError if cancelled else Unavailable):
+        await put
+    await asyncio.gather(*opening)
+    await store.put(NAME, b"data")
+
+
+async def test_a_cancellation_stays_one_also_where_the_store_is_closed_with_it(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In either order, and also for a caller that was cancelled before and puts things in order."""
+    disk = Hanging(store, monkeypatch)
+    hanging = [asyncio.ensure_future(store.read(NAME)) for _ in range(store.parallel)]
+
+    async def in_order() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await store.read(NAME)
+
+    before, after, told, again = (
+        asyncio.ensure_future(verb) for verb in (store.read(NAME), store.read(NAME), in_order(), in_order())
+    )
+    await disk.reached(store.parallel)
+    told.cancel()
+    again.cancel()
+    await asyncio.sleep(0.05)
+    before.cancel()
+    again.cancel()
+    await store.close()
+    after.cancel()
+    for verb in (before, after, again):
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(verb, 10)
+    with pytest.raises(Unavailable, match="closed meanwhile"):
+        await asyncio.wait_for(told, 10)
+    disk.goes_on.set()
+    await asyncio.gather(*hanging, return_exceptions=True)
+
+
+class Hanging:
+    """A disk on which every read that has begun hangs until it ``goes_on``."""
+
+    def __init__(self, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.goes_on = threading.Event()
+        self._begun = threading.Semaphore(0)
+        monkeypatch.setattr(store, "_read", self._read)
+
+    def _read(self, *_: object) -> bytes:
+        self._begun.release()
+        assert self.goes_on.wait(30)
+        return b""
+
+    async def reached(self, count: int) -> None:
+        for _ in range(count):
+            assert await asyncio.to_thread(self._begun.acquire, timeout=10)

@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import aiofiles
@@ -103,7 +103,7 @@ class DirectoryStore(Store):
             return
         temporary = temporary_name(name)
         try:
-            with translated(doing):
+            with translated(doing), self._told_if_closed():
                 await self._write_slices(temporary, view, sent)
             await self._run(doing, self._publish, temporary, name, len(view))
         except asyncio.CancelledError:
@@ -237,8 +237,24 @@ class DirectoryStore(Store):
 
     async def _run(self, doing: str, call: Callable[..., _T], *args: object) -> _T:
         """``call`` in a worker thread, its OSErrors as the project's kinds."""
-        with translated(doing):
+        with translated(doing), self._told_if_closed():
             return await asyncio.get_running_loop().run_in_executor(self._pool(), call, *args)
+
+    @contextmanager
+    def _told_if_closed(self) -> Iterator[None]:
+        """What waits inside for a thread leaves with `Unavailable` when somebody else closes the store meanwhile. A
+        cancellation of the caller stays one, also where both happen."""
+        threads, caller = self._pool(), asyncio.current_task()
+        assert caller is not None
+        asked = caller.cancelling()  # more than none where a cancelled caller puts things in order
+        try:
+            yield
+        except (asyncio.CancelledError, RuntimeError) as cut:  # what was queued; what came after the end
+            if self._threads is threads:
+                raise
+            if caller.cancelling() > asked:
+                raise asyncio.CancelledError from cut
+            raise Unavailable(f"the folder {self._root} was closed meanwhile") from cut
 
 
 def _entries(root: Folder, folder: str) -> list[Entry]:
