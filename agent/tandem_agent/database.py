@@ -19,6 +19,9 @@ Row = tuple[Any, ...]
 DAMAGED = "restoring still works with --from URL; see 'second installation' in the README for writing again"
 """What to do about a damaged file."""
 
+NO_ROOM = "make room there and run it again; nothing that was acknowledged is lost"
+"""What to do where the local state does not fit: at any time, also in the middle of a write to the tiers."""
+
 
 class Database:
     """Open with `Database.open`. For one thread."""
@@ -103,9 +106,7 @@ def _sync_folder(folder: str) -> None:
 def _translated(fault: Exception, path: str) -> TandemError:
     text = str(fault)
     if "full" in text or getattr(fault, "errno", None) == 28 or ("I/O" in text and _no_room(path)):
-        return Full(
-            f"no space for the local state ({path})", "make room there; nothing was touched on any tier"
-        )
+        return Full(f"no space for the local state ({path})", NO_ROOM)
     if isinstance(fault, sqlite3.DatabaseError) and not isinstance(fault, sqlite3.OperationalError):
         return Corrupt(
             f"the local state {path} is damaged ({text})",

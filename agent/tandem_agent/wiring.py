@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tandem_agent.config import Config, TierConfig
+from tandem_agent.database import NO_ROOM
 from tandem_agent.passphrase import tier_password
 from tandem_agent.places import INSECURE, Place
 from tandem_agent.scanning import cache_dir
@@ -89,7 +90,7 @@ def process_lock(config: Config) -> Iterator[None]:
 
 def _state_fault(folder: str, fault: OSError) -> TandemError:
     if fault.errno in (28, 122):
-        return Full(f"no space for the local state in {folder}", "make room there; no tier was touched")
+        return Full(f"no space for the local state in {folder}", NO_ROOM)
     return Refused(f"the state folder {folder} cannot be used ({fault.strerror})", "check its owner and mode")
 
 
