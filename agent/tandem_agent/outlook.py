@@ -11,7 +11,7 @@ from tandem_agent.config import TierConfig
 from tandem_agent.state import Setup
 from tandem_agent.tiers.importing import Reading, read_claim, read_record
 from tandem_protocol.browse import read_identity
-from tandem_protocol.errors import Corrupt, Refused, TandemError
+from tandem_protocol.errors import Corrupt, Refused, TandemError, Unsupported
 from tandem_protocol.identity import Identity
 from tandem_protocol.keys import KeyRing
 from tandem_protocol.revision import Claim, Record, open_details
@@ -51,15 +51,17 @@ class Place:
         return Reading(self.store, self.config.name, found.tier_id, found.repository_id, found.root_public)
 
 
-async def identify(tier: TierConfig, store: Store) -> Identity | str:
+async def identify(tier: TierConfig, store: Store) -> Identity | TandemError:
     """The identity at a configured place, or why there is none that can be used."""
     try:
         await store.open()
         found = await read_identity(store)
+    except Unsupported as fault:
+        return Unsupported(f"tier {tier.name}: {fault.what}", fault.remedy)
     except TandemError as fault:
-        return str(fault)
+        return fault
     if tier.tier_id is not None and found.tier_id != tier.tier_id:
-        return "another disk of this repository is there"
+        return Refused("another disk of this repository is there")
     return found
 
 

@@ -55,6 +55,7 @@ async def sync(
     if unknown:
         known = ", ".join(tier.name for tier in tiers.tiers)
         raise Usage(f"no tier is called {min(unknown)}", f"this repository has {known}")
+    tiers.state.requires().check_writable()
     progress.phase = "contacting tiers"
     await tiers.contact(patience_s, None if patience_s is not None else tiers.soon())
     chosen = [tier for tier in tiers.tiers if not only or tier.name in only]

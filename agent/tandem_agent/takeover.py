@@ -1,10 +1,11 @@
 """`tandem takeover`: a new installation takes the repository's writing over from whoever had it, and unites what
 the tiers hold of it.
 
-The order is the safety: the number and the epoch are used up here first, durably; then epoch and claim go on every
-reachable tier, as a fence; only then each is read whole and what was left open there is closed; then all is decided
-in one local transaction. What is decided is completed by every later contact. Stopped anywhere before, it is run
-again. The rules of the union are in ``tandem_protocol.joining``.
+The order is the safety: nothing is begun where a reachable tier says that it takes a newer program; the number and the
+epoch are used up here first, durably; then epoch and claim go on every reachable tier, as a fence; only then each is
+read whole and what was left open there is closed; then all is decided in one local transaction. What is decided is
+completed by every later contact. Stopped anywhere before, it is run again. The rules of the union are in
+``tandem_protocol.joining``.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ from tandem_agent.tiers.importing import (
     read_keys,
     read_lists,
     read_side,
+    required_there,
 )
 from tandem_agent.tiers.uniting import found_backups
 from tandem_agent.wiring import make_retrying, make_tiers, open_any_slot, process_lock
 from tandem_protocol.browse import read_slots
 from tandem_protocol.certificates import Certificate, Installation
-from tandem_protocol.errors import NoTierReachable, Refused, TandemError, Usage
+from tandem_protocol.errors import NoTierReachable, Refused, TandemError, Unsupported, Usage
 from tandem_protocol.history import Live, LiveObject
 from tandem_protocol.identity import Identity
 from tandem_protocol.joining import (
@@ -104,7 +106,8 @@ async def take_over(
     progress: Progress,
 ) -> TakeoverResult:
     """Become the installation that may write. ``agree`` is asked before anything is written anywhere. Raises
-    `NoTierReachable`, and `Refused` where the tiers are not one repository."""
+    `NoTierReachable`, `Refused` where the tiers are not one repository, and `Unsupported` where it needs a newer
+    program."""
     with process_lock(config):
         for tier in config.tiers:
             await pin_host_key(config, tier, confirm_host_key)
@@ -143,7 +146,7 @@ class _Run:
     # Before anything is written
 
     async def connect(self) -> None:
-        """Reach every configured tier that can be, and see that all are of one repository."""
+        """Reach every configured tier that can be, and see that all are of one repository. Raises `Unsupported`."""
         self._progress.phase = "contacting tiers"
         stores = [make_retrying(self._config, tier, attempts=ATTEMPTS) for tier in self._config.tiers]
         found = await asyncio.gather(
@@ -153,8 +156,11 @@ class _Run:
             if isinstance(identity, Identity):
                 self._places.append(Place(tier, store, identity))
             else:
-                self._away[tier.name] = identity
+                self._away[tier.name] = str(identity)
                 await store.close()
+        for fault in found:
+            if isinstance(fault, Unsupported):
+                raise fault
         self._need_place()
         check_one_repository(self._places, self._state.setup())
 
@@ -188,6 +194,7 @@ class _Run:
     async def go(self, ring: KeyRing) -> TakeoverResult:
         """The whole of it, again with a higher fence when somebody else was faster."""
         for _ in range(TRIES):
+            await self._check_program()
             takeover = await self._intend(ring)
             try:
                 sides = await self._import(ring, takeover)
@@ -198,6 +205,16 @@ class _Run:
         raise Refused(
             "another installation goes on writing while this one takes over", "end it and run takeover again"
         )
+
+    async def _check_program(self) -> None:
+        """`Unsupported` where any tier says that this program cannot read or write the repository: a fence would stop
+        who can. One that cannot be read now may say so too: it is out of it, and gets no fence."""
+
+        async def check(place: Place) -> None:
+            (await required_there(place.reading)).check_writable()
+
+        self._progress.phase = "reading what the tiers hold"
+        await self._each(check)
 
     async def _intend(self, ring: KeyRing) -> Takeover:
         """Use up an epoch and a number above all that was seen, durably, before they are sent. One begun here
@@ -264,13 +281,14 @@ class _Run:
         return sides
 
     async def _each(self, work: Callable[[Place], Awaitable[T]]) -> list[T]:
-        """Do ``work`` on every tier side by side; one that fails is out of it, at least one has to remain."""
+        """Do ``work`` on every tier side by side; one that fails is out of it, at least one has to remain. That one
+        needs a newer program counts for the repository, and ends it."""
         places = self._places
         results = await asyncio.gather(*(work(place) for place in places), return_exceptions=True)
         self._places = []
         done: list[T] = []
         for place, result in zip(places, results, strict=True):
-            if isinstance(result, TandemError):
+            if isinstance(result, TandemError) and not isinstance(result, Unsupported):
                 self._away[place.config.name] = str(result)
                 await place.store.close()
             elif isinstance(result, BaseException):

@@ -52,6 +52,7 @@ async def add_tier(
     """Make ``new`` a tier of the repository; gives its identity. A place that is one already, by an add that was
     stopped or because it was only removed from the configuration, is taken as it is."""
     config, state = agent.config, agent.state
+    state.requires().check_writable()  # before the place is made
     known = {row.name: row for row in state.tiers()}
     await pin_host_key(config, new, confirm_host_key)
     found = await _identity_at(config, new)
@@ -76,6 +77,7 @@ async def replace_tier(
     """Make what is at ``new.url`` the tier ``new.name``, in place of the one called so; gives its identity. Refuses
     while the old one is there, or holds something that no other has (unless ``force``)."""
     config, state = agent.config, agent.state
+    state.requires().check_writable()  # before the place is made
     row = _known(state, new.name)
     others = [other for other in state.tiers() if other.id != row.id]
     if not others:

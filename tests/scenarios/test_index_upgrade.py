@@ -16,10 +16,13 @@ from tests.support.warm import run_warm
 
 from tandem_agent import upgrading
 from tandem_agent.cli.backup import _show
+from tandem_agent.config import TierConfig
+from tandem_agent.places import parse_place
 from tandem_agent.progress import Progress
 from tandem_agent.resync import sync
 from tandem_agent.segments import encode_checked
 from tandem_agent.takeover import take_over
+from tandem_agent.tier_changes import add_tier, replace_tier
 from tandem_agent.wiring import open_agent, open_state
 from tandem_protocol import revision
 from tandem_protocol.errors import Corrupt, NoTierReachable, Refused, Unavailable, Unsupported
@@ -51,6 +54,12 @@ def live_forms(old: Format1, tier: str) -> list[int]:
 def kinds(old: Format1) -> list[Kind]:
     with open_state(old.config) as state:
         return [state.record(number).kind for number in state.journal]
+
+
+def files(old: Format1) -> dict[Path, bytes]:
+    """All that is on the tiers."""
+    found = (path for tier in old.tiers for path in (old.folder / tier).rglob("*"))
+    return {path: path.read_bytes() for path in found if path.is_file()}
 
 
 async def level(old: Format1) -> None:
@@ -452,9 +461,10 @@ async def test_an_older_program_refuses_it_by_name(old: Format1, monkeypatch: py
     old.copy("before")
     await old.backup()
     monkeypatch.setattr(revision, "KNOWN_FEATURES", frozenset())
-    with pytest.raises(Refused, match="newer program: upgrade tandem"):
+    before = files(old)
+    with pytest.raises(Unsupported, match="feature index-2 to be read: upgrade tandem"):
         await old.backup()
-    with pytest.raises(NoTierReachable, match="newer program: upgrade tandem"):
+    with pytest.raises(Unsupported, match="newer program: upgrade tandem"):
         await take(old)
     with pytest.raises(Unsupported, match="feature index-2 to be read"):
         await old.same("vault", 5)
@@ -462,15 +472,31 @@ async def test_an_older_program_refuses_it_by_name(old: Format1, monkeypatch: py
     shutil.copytree(old.folder / "kept" / "before" / "state", old.folder / "state")
     with pytest.raises(Refused, match="newer program: upgrade tandem"):
         await old.backup()
+    assert files(old) == before
 
 
 async def test_a_feature_that_only_writers_need(old: Format1, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written for anything that would write, neither on a tier that lags nor at a new place."""
+    old.away("remote")
     await old.backup()
+    old.back("remote")
+    before = files(old)
     monkeypatch.setattr(
         revision.Record, "requires", property(lambda _: revision.Requires((INDEX_2,), ("later",)))
     )
     with pytest.raises(Unsupported, match="feature later to be written"):
         await old.backup()
+    with pytest.raises(Unsupported, match="feature later to be written"):
+        await level(old)
+    async with open_agent(old.config, lambda: old.passphrase) as agent:
+        added, other = (TierConfig(name, parse_place(old.url("new"), "/")) for name in ("new", "vault"))
+        with pytest.raises(Unsupported, match="feature later to be written"):
+            await add_tier(agent, added, lambda *_: False, lambda _: True)
+        with pytest.raises(Unsupported, match="feature later to be written"):
+            await replace_tier(agent, other, lambda *_: False, lambda _: True, force=True, wait_s=0.0)
+    with pytest.raises(Unsupported, match="feature later to be written"):
+        await take(old)
+    assert files(old) == before and not (old.folder / "new").exists()
     await old.same("vault", 5)
 
 

@@ -22,14 +22,14 @@ from tandem_agent.tiers import writing
 from tandem_agent.tiers.targets import reachable_targets
 from tandem_agent.tiers.writing import Revision
 from tandem_agent.wiring import open_agent
-from tandem_protocol import names
-from tandem_protocol.errors import Refused, SecondInstallation, TandemError, Unavailable
+from tandem_protocol import identity, names, revision
+from tandem_protocol.errors import Refused, SecondInstallation, TandemError, Unavailable, Unsupported
 from tandem_protocol.identity import Identity, decode_identity
 from tandem_protocol.replicate import sizes_of
-from tandem_protocol.revision import Kind, ObjectRef
+from tandem_protocol.revision import Kind, ObjectRef, Requires
 from tandem_protocol.store import Store
 
-VERBS = range(0, 60, 3)
+VERBS = range(0, 78, 3)
 
 
 @pytest.fixture
@@ -478,3 +478,72 @@ async def test_a_late_side_that_cannot_be_read_holds_up_no_other(
         assert agent.state.head == head, "an attempt that cannot come to anything uses up no number"
     for tier in ("vault", "remote"):
         assert await second.read(ids[1], tier) == "late"
+
+
+NEWER = frozenset({revision.INDEX_2, "index-3"})
+
+
+async def upgraded(site: Site, monkeypatch: pytest.MonkeyPatch, requires: Requires) -> tuple[Machine, str]:
+    """The first machine, of a newer program, after a backup and an upgrade that only the vault has; and its id."""
+    monkeypatch.setattr(revision, "KNOWN_FEATURES", NEWER)
+    first, ids = await first_with(site, "one")
+    site.down("remote")
+    async with open_agent(first.config, lambda: "") as agent:
+        upgrade = await Revision.begin(agent.tiers, await reachable_targets(agent.tiers, 0.0), Progress())
+        await upgrade.commit(Kind.UPGRADE, {}, requires=requires)
+    site.down()
+    return first, ids[0]
+
+
+REQUIRES = pytest.mark.parametrize(
+    "requires",
+    [Requires(("index-3",), ("index-3",)), Requires((), ("index-3",))],
+    ids=["to be read", "to be written"],
+)
+
+
+@REQUIRES
+async def test_a_program_that_is_too_old_stops_nobody(
+    site: Site, monkeypatch: pytest.MonkeyPatch, requires: Requires
+) -> None:
+    """It is told so before anything is written anywhere, and whoever can write goes on."""
+    first, id = await upgraded(site, monkeypatch, requires)
+    before = site.live("")
+    monkeypatch.setattr(revision, "KNOWN_FEATURES", NEWER - {"index-3"})
+    with pytest.raises(Unsupported, match="upgrade tandem") as caught:
+        await site.machine("second").take_over()
+    assert caught.value.exit_code == 1
+    assert site.live("") == before
+    monkeypatch.setattr(revision, "KNOWN_FEATURES", NEWER)
+    await settled(first, {id: "one"})
+
+
+async def test_an_identity_of_a_newer_program_is_no_tier_that_is_away(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, ids = await first_with(site, "one")
+    before = site.live("")
+    with monkeypatch.context() as older:
+        older.setattr(identity, "LAYOUT", 0)
+        with pytest.raises(Unsupported, match=r"tier vault: .*layout 1.*upgrade tandem"):
+            await site.machine("second").take_over()
+    assert site.live("") == before
+    await settled(first, {ids[0]: "one"})
+
+
+@REQUIRES
+async def test_a_late_side_of_a_newer_program_is_left_as_it_is(
+    site: Site, monkeypatch: pytest.MonkeyPatch, requires: Requires
+) -> None:
+    """Until the program here is new enough: then it is joined."""
+    _, id = await upgraded(site, monkeypatch, requires)
+    monkeypatch.setattr(revision, "KNOWN_FEATURES", NEWER - {"index-3"})
+    site.down("vault")
+    second = site.machine("second")
+    await second.take_over()
+    site.down()
+    before = dict(site.places["vault"].shared)
+    assert (await second.contact())["vault"] == "blocked"
+    assert site.places["vault"].shared == before
+    monkeypatch.setattr(revision, "KNOWN_FEATURES", NEWER)
+    await settled(second, {id: "one"})

@@ -15,13 +15,22 @@ from tandem_agent.tiers.contact import read_document
 from tandem_protocol import names
 from tandem_protocol.browse import listed_numbers, read_list
 from tandem_protocol.certificates import MAX_CERTIFICATE, Certificate, parse_epoch_file
-from tandem_protocol.errors import Corrupt, Exists, Missing, Refused
+from tandem_protocol.errors import Corrupt, Exists, Missing, Refused, Unsupported
 from tandem_protocol.history import LiveObject
 from tandem_protocol.joining import BELIEVABLE, Lists, Side, lists_wanted, open_numbers, records_of
 from tandem_protocol.lists import ListEntry
 from tandem_protocol.names import ObjectType, object_folders
 from tandem_protocol.replicate import in_parallel, move_aside, objects_in, read_verified
-from tandem_protocol.revision import MAX_CLAIM, MAX_RECORD, Claim, Record, parse_claim, parse_record
+from tandem_protocol.revision import (
+    MAX_CLAIM,
+    MAX_RECORD,
+    Claim,
+    Record,
+    Requires,
+    parse_claim,
+    parse_record,
+    required_by,
+)
 from tandem_protocol.store import Store
 from tandem_protocol.verdict import Fault
 
@@ -42,8 +51,8 @@ class Reading:
 
 
 async def read_side(reading: Reading) -> Side:
-    """Everything that this tier says. `Refused` where it holds what this program must not pass over: a forged
-    document, or one of a newer format."""
+    """Everything that this tier says. `Refused` where it holds what this program must not pass over, a forged
+    document; `Unsupported` for one of a newer format."""
     epochs = await read_epochs(reading)
     claims, records = await read_numbers(reading)
     return Side(reading.tier_id, epochs, claims, records, await _listing(reading.store))
@@ -56,7 +65,27 @@ def _check_usable(tier: str, number: int, document: object) -> None:
             "somebody has forged it there: do not use this tier until you know who",
         )
     if document is Fault.UNSUPPORTED:
-        raise Refused(f"tier {tier}: revision {number} needs a newer program", "upgrade tandem")
+        raise _newer(tier, f"revision {number}")
+
+
+def _newer(tier: str, what: str) -> Unsupported:
+    return Unsupported(f"tier {tier}: {what} of the repository needs a newer program", "upgrade tandem")
+
+
+async def required_there(reading: Reading) -> Requires:
+    """What all that this tier says requires; `Unsupported` where it needs a newer program to be read at all. For before
+    anything is written: what else is wrong here is told when the tier is read for good."""
+    claims, records = await _documents(reading)
+    found: list[tuple[str, Mapping[int, object]]] = [
+        ("epoch", await read_epochs(reading)),
+        ("revision", claims),
+        ("revision", records),
+    ]
+    for what, documents in found:
+        for number, document in sorted(documents.items()):
+            if document is Fault.UNSUPPORTED:
+                raise _newer(reading.name, f"{what} {number}")
+    return required_by(record for record in records.values() if isinstance(record, Record))
 
 
 async def read_epochs(reading: Reading) -> dict[int, Certificate | Fault]:
@@ -92,7 +121,15 @@ async def clear_epochs(reading: Reading, ours: int) -> None:
 
 
 async def read_numbers(reading: Reading) -> tuple[dict[int, Claim | Fault], dict[int, Record | Fault]]:
-    """All claims and records. `Refused` as with `read_side`."""
+    """All claims and records. Raises as `read_side`."""
+    claims, records = await _documents(reading)
+    for documents in (claims, records):
+        for number, document in sorted(documents.items()):
+            _check_usable(reading.name, number, document)
+    return claims, records
+
+
+async def _documents(reading: Reading) -> tuple[dict[int, Claim | Fault], dict[int, Record | Fault]]:
     claims: dict[int, Claim | Fault] = {}
     records: dict[int, Record | Fault] = {}
 
@@ -108,9 +145,6 @@ async def read_numbers(reading: Reading) -> tuple[dict[int, Claim | Fault], dict
 
     listed = sorted([found async for found in listed_numbers(reading.store)])
     await in_parallel(reading.store.parallel, [partial(read, *found) for found in listed])
-    for documents in (claims, records):
-        for number, document in sorted(documents.items()):
-            _check_usable(reading.name, number, document)
     return claims, records
 
 

@@ -68,7 +68,10 @@ async def join_late(tiers: TierSet, late: Sequence[Tier]) -> None:
 
 async def _join_one(tiers: TierSet, late: Tier) -> None:
     reading = _reading(tiers, late)
-    await read_numbers(reading)  # one that cannot be read uses up no number
+    # One that cannot be read, or goes on with what this program cannot write, uses up no number.
+    _, documents = await read_numbers(reading)
+    records = (document for document in documents.values() if isinstance(document, Record))
+    (tiers.state.requires() | required_by(records)).check_writable()
     intent = tiers.new_intent({}, above=await highest_listed(reading))
     tiers.state.set_intent(intent)
     try:

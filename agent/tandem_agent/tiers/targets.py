@@ -29,9 +29,11 @@ async def reachable_targets(
     progress: Progress | None = None,
 ) -> list[Tier]:
     """Step 1, and the choice of targets: contact until at least one tier can be written to, for ever or for
-    ``wait_s`` seconds; then `NoTierReachable`. ``only`` bounds the choice (the last revision of a backup)."""
+    ``wait_s`` seconds; then `NoTierReachable`. ``only`` bounds the choice (the last revision of a backup). Raises
+    `Unsupported` where the repository needs a newer program."""
     clock = asyncio.get_running_loop().time
     deadline = None if wait_s is None else clock() + wait_s
+    tiers.state.requires().check_writable()  # a contact writes, too
     await tiers.stop_levelling()
     while True:
         await tiers.contact(deadline=tiers.at_least_patience(deadline))
