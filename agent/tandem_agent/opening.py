@@ -42,7 +42,6 @@ from tandem_protocol.errors import (
 )
 from tandem_protocol.names import EPOCHS, parse_epoch, record_path
 from tandem_protocol.store import Store
-from tandem_protocol.stores.retrying import RetryingStore, RetryPolicy
 
 READ_ATTEMPTS = 3
 """Where another tier can answer instead, and at a first contact, a dead link is not retried for long."""
@@ -90,7 +89,7 @@ async def _from_first(
     last: TandemError = NoTierReachable("no tier is configured", "name one with --from URL")
     for tier in tiers:
         store = make_retrying(config, tier)
-        patient = _hurry(store)
+        patient = store.at_most(READ_ATTEMPTS)
         opened = open_store(tier.name, store, lambda slots: open_any_slot(slots, passphrase()))
         try:
             view = await stack.enter_async_context(opened)
@@ -101,13 +100,6 @@ async def _from_first(
     if isinstance(last, Unavailable):
         raise NoTierReachable(last.what, last.remedy or "check the address, and that what is there runs")
     raise last
-
-
-def _hurry(store: RetryingStore) -> RetryPolicy:
-    """A few attempts from now on; gives what it was configured with."""
-    patient = store.policy
-    store.policy = dataclasses.replace(patient, attempts=min(READ_ATTEMPTS, patient.attempts))
-    return patient
 
 
 @asynccontextmanager
@@ -176,7 +168,7 @@ class _Link:
         self._told = told
         self._row = row
         self._store = make_retrying(config, tier)
-        self._patient = _hurry(self._store)
+        self._patient = self._store.at_most(READ_ATTEMPTS)
         self._store.on_session = self._check
         self._is_only = of == 1
         self.named = NamedStore(tier.name, self._store, has, self._once())

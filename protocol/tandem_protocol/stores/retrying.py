@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
@@ -68,6 +68,12 @@ class RetryingStore(Store):
         self._wanted = False
         self._first = True
         self._opening = asyncio.Lock()
+
+    def at_most(self, attempts: int) -> RetryPolicy:
+        """No more than so many attempts from now on; gives the policy as it was."""
+        before = self.policy
+        self.policy = replace(before, attempts=min(attempts, before.attempts))
+        return before
 
     @property
     def sessions(self) -> int:
