@@ -166,6 +166,41 @@ def test_the_dict_becomes_runs_and_runs_are_merged(folder: str, monkeypatch: pyt
     assert all(index.known(blob_id(blob)) for blob in range(4000))
 
 
+def test_what_is_new_is_not_looked_for_in_runs_of_this_process(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nearly all is new every run would be asked in vain; those from before are, and what is known is found."""
+    first = filled(folder, 2)
+    first.flush()
+    first.close()
+    monkeypatch.setattr(blobindex, "_DELTA_LIMIT", 300)
+    index = BlobIndex(folder)
+    before = {run.path for run in index._runs}
+    asked: list[str] = []
+    find = Run.find
+
+    def counted(run: Run, key: bytes, beginning: int) -> bytes:
+        asked.append(run.path)
+        return find(run, key, beginning)
+
+    monkeypatch.setattr(Run, "find", counted)
+    for number in range(2, 6):
+        index.add_pack(pack_of(number, 300, number * 300))
+    assert len(index._runs) == len(before) + 4
+    asked.clear()
+    assert not any(index.known(blob_id(blob)) for blob in range(5000, 5100))
+    assert set(asked) == before
+    assert all(index.known(blob_id(blob)) for blob in range(1800))
+    while len(index._runs) > len(before):  # until one from before is merged with what is new
+        number += 1
+        index.add_pack(pack_of(number, 300, number * 300))
+    assert all(index.known(blob_id(blob)) for blob in range((number + 1) * 300))
+    index.flush()
+    assert all(index.known(blob_id(blob)) for blob in range((number + 1) * 300))
+    index.add_pack(pack_of(number + 1, 300, (number + 1) * 300))
+    assert all(index.known(blob_id(blob)) for blob in range((number + 2) * 300))
+
+
 def write_packs(path: str, packs: dict[int, list[bytes]]) -> Run:
     """A run in which each of the packs, by number, has the blobs of these keys."""
     write_records(path, [RECORD.pack(key, number, 0, 0, 1) for number, keys in packs.items() for key in keys])
