@@ -22,7 +22,7 @@ from tandem_agent.engine import forerun, largefile, scan
 from tandem_agent.engine.filereader import FileReader
 from tandem_agent.engine.filescache import FilesCache
 from tandem_agent.engine.forerun import Forerun, now
-from tandem_agent.engine.forerunners import FORERUNNERS, FRESH_S, Forerunners, _Teller, forerunners
+from tandem_agent.engine.forerunners import FORERUNNERS, FRESH_S, NICER, Forerunners, _Teller, forerunners
 from tandem_agent.engine.options import ScanOptions
 from tandem_agent.engine.sourcetree import outermost, source_tree
 from tandem_agent.scanning import EMPTY_CACHE
@@ -617,6 +617,20 @@ def test_processes_see_every_folder_and_are_gone_afterwards(src: Path) -> None:
         assert len(children() - before) == FORERUNNERS
         assert len(walked(there, src)) == FOLDERS
     assert children() == before
+
+
+@pytest.mark.usefixtures("alone")
+def test_processes_give_way_to_the_scanner(src: Path) -> None:
+    """Beside as many as there are of them it fell behind on a small machine, and then went on alone."""
+    before = children()
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    with forerunners([os.fsencode(src)], ScanOptions(), NEVER) as there:
+        started = children() - before
+        for path in (b"/nowhere/%d" % number for number in range(10 * FORERUNNERS)):
+            there.seen(path, 0, 0)  # to their ends, which are after all that they have said
+        given = {os.getpriority(os.PRIO_PROCESS, pid) for pid in started}
+    assert len(started) == FORERUNNERS and given == {min(own + NICER, 19)}
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 @pytest.mark.usefixtures("alone")
