@@ -5,9 +5,12 @@ handled, in bounded time and memory, and nothing that was refused is believed.
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import struct
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -18,6 +21,7 @@ from tests.support.ftpservers import fingerprint, make_certificate
 
 from tandem_protocol.errors import Corrupt, Exists, Full, Missing, Refused, TandemError, Unavailable, Usage
 from tandem_protocol.stores.ftp import FtpStore
+from tandem_protocol.stores.ftp_link import FtpLink
 from tandem_protocol.stores.ftp_target import FtpTarget
 
 NAME = "packs/ab/" + "ab" * 32
@@ -450,6 +454,23 @@ async def test_nobody_there_and_not_an_ftp_server() -> None:
     with ScriptedFtp() as server, pytest.raises(Refused, match="no safe TLS"):
         async with opened(server, tls="implicit"):
             pass
+
+
+@pytest.mark.parametrize("pinned", [None, "ab" * 32])
+def test_a_connection_that_is_reset_before_tls_is_closed(pinned: str | None) -> None:
+    link = FtpLink(FtpTarget("127.0.0.1", certificate_fingerprint=pinned))
+    link.host = link.target.host
+    with warnings.catch_warnings(record=True) as unclosed, socket.create_server(("127.0.0.1", 0)) as server:
+        warnings.simplefilter("always")
+        sock = socket.create_connection(server.getsockname())
+        with server.accept()[0] as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with pytest.raises(ConnectionResetError) as reset:
+            link.secured(sock)
+        del reset
+        gc.collect()
+    link.close()
+    assert not [str(warning.message) for warning in unclosed]
 
 
 @pytest.mark.parametrize("field", ["user", "password", "path"])

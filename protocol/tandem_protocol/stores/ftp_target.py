@@ -92,15 +92,29 @@ def make_context(target: FtpTarget) -> ssl.SSLContext:
     if target.certificate_fingerprint is not None:
         return _blind_context()  # `check_certificate` compares what this one does not look at
     try:
-        return ssl.create_default_context(cafile=target.ca_file)
+        context = ssl.create_default_context(cafile=target.ca_file)
     except (OSError, ssl.SSLError) as error:
         raise Refused(
             f"ca_file {target.ca_file} cannot be used ({error})", "name a file with certificates in PEM form"
         ) from error
+    context.sslsocket_class = _Socket
+    return context
+
+
+class _Socket(ssl.SSLSocket):
+    """Closes itself when it is told of a reset: a constructor that is told leaves it open, and nobody has it then."""
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        try:
+            return super().recv(buflen, flags)
+        except ConnectionResetError:
+            self.close()
+            raise
 
 
 def _blind_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = _Socket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
