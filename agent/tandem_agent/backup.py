@@ -47,12 +47,14 @@ REMOVING = (Kind.PRUNE, Kind.CHECK, Kind.REPAIR, *UNITING)
 
 @dataclass(frozen=True, slots=True)
 class BackupTier:
-    """Where the backup stands on one tier: ``has_it`` only if the tier confirmed it."""
+    """Where the backup stands on one tier: ``has_it`` only if the tier confirmed it. ``trouble``: what blocks the tier,
+    or did before, where it is not online again since."""
 
     name: str
     state: str
     has_it: bool
     reason: str
+    trouble: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +354,7 @@ def _result(agent: Agent, done: _Attempt, upgrade: _Upgrade, seconds: float) -> 
     writer, result, about = done.writer, done.result, done.about
     holders = {tier.id for tier in writer.confirmed}
     tiers = [
-        BackupTier(t.name, t.state.value, t.id in holders, "" if t.id in holders else t.reason)
+        BackupTier(t.name, t.state.value, t.id in holders, "" if t.id in holders else t.reason, t.trouble)
         for t in agent.tiers.tiers
     ]
     return BackupResult(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the tables, kept in the file's ``user_version``."""
 
 TABLES = """
@@ -18,8 +18,8 @@ CREATE TABLE keyslots (name BLOB PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE tiers (id BLOB PRIMARY KEY, name TEXT NOT NULL UNIQUE, position INTEGER NOT NULL,
                     identity BLOB NOT NULL, start INTEGER NOT NULL, last_written INTEGER NOT NULL,
                     to_compare INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, since TEXT NOT NULL,
-                    floor INTEGER NOT NULL DEFAULT 0, imported INTEGER NOT NULL DEFAULT 1)
-                    WITHOUT ROWID;
+                    floor INTEGER NOT NULL DEFAULT 0, imported INTEGER NOT NULL DEFAULT 1,
+                    trouble TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
 CREATE TABLE missing (tier BLOB NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (tier, n)) WITHOUT ROWID;
 CREATE TABLE lacking (tier BLOB NOT NULL, name BLOB NOT NULL, PRIMARY KEY (tier, name)) WITHOUT ROWID;
 CREATE TABLE confirmed (n INTEGER NOT NULL, tier BLOB NOT NULL, PRIMARY KEY (n, tier)) WITHOUT ROWID;
@@ -55,5 +55,6 @@ CREATE INDEX live_by_revision ON live (added);
 CREATE INDEX live_keys ON live (name) WHERE type = 'key';
 CREATE INDEX journal_by_kind ON journal (kind);
 """,
+    2: "ALTER TABLE tiers ADD COLUMN trouble TEXT NOT NULL DEFAULT '';",
 }
 """By the version that it starts from: the statements that lead to the next one."""

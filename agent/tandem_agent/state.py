@@ -113,7 +113,7 @@ class State(JournalBook, TierBook):
             self._set_setup(setup)
             for position, (name, identity) in enumerate(tiers):
                 self._db.change(
-                    "INSERT INTO tiers VALUES (?, ?, ?, ?, 1, 0, 0, 'offline', 'not written yet', ?, 0, 1)",
+                    "INSERT INTO tiers VALUES (?, ?, ?, ?, 1, 0, 0, 'offline', 'not written yet', ?, 0, 1, '')",
                     (identity.tier_id, name, position, identity.encode(), now_text()),
                 )
             self._db.change_each("INSERT INTO keyslots VALUES (?, ?)", slots.items())

@@ -21,7 +21,8 @@ from tandem_protocol.verdict import State as TierState
 class TierRow:
     """What is remembered of a tier. ``start``: the base that it started from, below which nothing is looked at;
     ``floor``: nothing added below it counts as held there, until that base is confirmed; ``imported``: what it
-    holds of other installations is in our history. ``since``: UTC, ISO 8601, for people only."""
+    holds of other installations is in our history. ``since``: UTC, ISO 8601, for people only; so is ``trouble``: what
+    blocked it last, kept until it is online again: one that can be reached and lags may still have no room."""
 
     id: bytes
     name: str
@@ -34,6 +35,7 @@ class TierRow:
     since: str
     floor: int
     imported: bool
+    trouble: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class TierBook:
     def tiers(self) -> list[TierRow]:
         """All tiers not retired, in configured order."""
         rows = self._db.rows(
-            "SELECT id, name, identity, start, last_written, to_compare, state, reason, since, floor, imported"
+            "SELECT id, name, identity, start, last_written, to_compare, state, reason, since, floor, imported, trouble"
             " FROM tiers ORDER BY position"
         )
         return [_tier_row(*row) for row in rows]
@@ -71,9 +73,12 @@ class TierBook:
         if (row.state, row.reason) == (state, reason):
             return
         since = row.since if row.state == state else now_text()
+        after = {str(TierState.BLOCKED): reason, str(TierState.ONLINE): ""}
+        trouble = after.get(state, row.trouble)
         with self._transaction():
             self._db.change(
-                "UPDATE tiers SET state = ?, reason = ?, since = ? WHERE id = ?", (state, reason, since, tier)
+                "UPDATE tiers SET state = ?, reason = ?, since = ?, trouble = ? WHERE id = ?",
+                (state, reason, since, trouble, tier),
             )
 
     def missing(self, tier: bytes, most: int = -1) -> list[int]:
@@ -262,7 +267,7 @@ class TierBook:
             position = self._db.value("SELECT coalesce(max(position), -1) + 1 FROM tiers")
             reason = "waits for what the other tiers have"
             self._db.change(
-                "INSERT INTO tiers VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, 'lagging', ?6, ?7, 0, ?8)"
+                "INSERT INTO tiers VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, 'lagging', ?6, ?7, 0, ?8, '')"
                 " ON CONFLICT (id) DO UPDATE SET name = ?2, start = ?5, last_written = 0, to_compare = 0,"
                 " floor = 0, imported = ?8",
                 (
@@ -312,6 +317,9 @@ def _tier_row(
     since: str,
     floor: int,
     imported: int,
+    trouble: str,
 ) -> TierRow:
     decoded = decode_identity(identity)
-    return TierRow(id, name, decoded, start, last, bool(compare), state, reason, since, floor, bool(imported))
+    return TierRow(
+        id, name, decoded, start, last, bool(compare), state, reason, since, floor, bool(imported), trouble
+    )

@@ -293,9 +293,19 @@ class TestFullDisk:
         says = f"tandem: vault is blocked and has not got the backup: {tiers['vault']['reason']}\n"
         assert (done.returncode, done.stderr) == (0, says)
         desk.same("--from", desk.tiers["second"])
+        (desk.source / "big").unlink()
+        still = f"lacks revisions; blocked before: {tiers['vault']['reason']}\n"
+        for _ in range(2):  # every night, not only the first
+            done = desk.run("backup", "--quiet")
+            says = f"tandem: vault is lagging and has not got the backup: {still}"
+            assert (done.returncode, done.stderr) == (0, says)
+        assert still in desk.must("tiers")
         subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
         desk.must("sync")
         desk.same("--from", desk.tiers["vault"])
+        done = desk.run("backup", "--quiet")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "blocked" not in desk.must("tiers")
 
     def test_of_the_only_tier(self, small: Path, tmp_path: Path) -> None:
         desk = Desk(tmp_path, {"vault": str(small / "vault")})

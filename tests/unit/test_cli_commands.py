@@ -39,6 +39,7 @@ class Told:
     state: str
     has_it: bool
     reason: str = ""
+    trouble: str = ""
 
 
 @dataclass
@@ -318,7 +319,7 @@ def test_backup_json_has_the_fields_of_the_contract(
         "bytes_stored": 2,
         "seconds": 0.5,
         "status": "complete",
-        "tiers": [{"name": "vault", "state": "online", "has_it": True, "reason": ""}],
+        "tiers": [{"name": "vault", "state": "online", "has_it": True, "reason": "", "trouble": ""}],
         "warnings": [],
         "index_upgrade": None,
     }
@@ -450,6 +451,7 @@ class TierState:
     missing_objects: int
     missing_bytes: int
     reason: str
+    trouble: str
     since: str
 
 
@@ -464,7 +466,8 @@ def test_tiers_json_has_the_fields_of_the_contract(
         "missing_revisions": 2,
         "missing_objects": 7,
         "missing_bytes": 9000,
-        "reason": "connection refused",
+        "reason": "lacks revisions",
+        "trouble": "no space left",
         "since": "2026-11-22T16:00:00Z",
     }
     core.answers["tiers"] = Status(5, [TierState(**fields)])
@@ -474,7 +477,7 @@ def test_tiers_json_has_the_fields_of_the_contract(
     out = capsys.readouterr().out
     assert "2 revisions, 7 objects, 9.0 kB" in out
     assert "\nremote: lagging since 2026-11-2" in out
-    assert ": connection refused\n" in out
+    assert ": lacks revisions; blocked before: no space left\n" in out
 
 
 class TestInit:
@@ -693,10 +696,17 @@ def test_quiet_says_nothing_when_all_is_well(
     ("tier", "said"),
     [
         (
-            Told("remote", "blocked", False, "no space left: make \x1b room"),
+            Told(
+                "remote", "blocked", False, "no space left: make \x1b room", "no space left: make \x1b room"
+            ),
             "tandem: remote is blocked and has not got the backup: no space left: make \\x1b room\n",
         ),
-        (Told("remote", "blocked", True, "refused afterwards"), ""),
+        (
+            Told("remote", "lagging", False, "lacks revisions", "no \x1b space"),
+            "tandem: remote is lagging and has not got the backup: lacks revisions; blocked before: no \\x1b space\n",
+        ),
+        (Told("remote", "offline", False, "connection refused", "no space"), ""),
+        (Told("remote", "blocked", True, "refused afterwards", "refused afterwards"), ""),
         (Told("remote", "offline", False, "connection refused"), ""),
         (Told("remote", "lagging", False, "lacks revisions"), ""),
     ],

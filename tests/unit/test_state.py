@@ -237,3 +237,17 @@ def test_a_tiers_state_and_since_when(folder: Folder, monkeypatch: pytest.Monkey
     assert (row.state, row.reason, row.since) == ("lagging", "other", "2")
     state.set_tier_state(TIER, "lagging", "again")
     assert state.tier(TIER).since == "2"
+
+
+def test_what_blocked_a_tier_is_kept_until_it_is_online(folder: Folder) -> None:
+    for now, reason, trouble in [
+        ("blocked", "no space left", "no space left"),
+        ("offline", "no answer", "no space left"),
+        ("lagging", "lacks revisions", "no space left"),
+        ("blocked", "another host key", "another host key"),
+        ("lagging", "lacks revisions", "another host key"),
+        ("online", "", ""),
+        ("lagging", "lacks revisions", ""),
+    ]:
+        folder.again().set_tier_state(TIER, now, reason)
+        assert folder.again().tier(TIER).trouble == trouble

@@ -23,9 +23,11 @@ THIRD = b"3" * 16
 NEW = TierStart(Identity(RING.repository_id, THIRD, RING.root_public), "third", True)
 
 BEFORE_TAKEOVERS = (
-    TABLES[: TABLES.index("CREATE TABLE backups")].replace(
+    TABLES[: TABLES.index("CREATE TABLE backups")]
+    .replace(
         ",\n                    floor INTEGER NOT NULL DEFAULT 0, imported INTEGER NOT NULL DEFAULT 1", ""
     )
+    .replace(",\n                    trouble TEXT NOT NULL DEFAULT ''", "")
     + "CREATE TABLE backups (n INTEGER PRIMARY KEY, id BLOB NOT NULL, name TEXT NOT NULL, info TEXT NOT NULL);"
 )
 

@@ -138,14 +138,14 @@ def _show(result: BackupResult) -> None:
         f"{output.size(result.bytes_stored)} stored in {output.duration(result.seconds)} (revision {result.revision})"
     )
     output.emit_table(["TIER", "STATE"], [[t.name, "has it" if t.has_it else t.state] for t in result.tiers])
-    output.emit_reasons(t for t in result.tiers if not t.has_it)
+    output.emit_reasons((t.name, output.why(t.reason, t.trouble)) for t in result.tiers if not t.has_it)
 
 
 def _tell_blocked(result: BackupResult) -> None:
     """What somebody must look at though the backup is done: without this cron would mail nothing of a full disk or
-    another host key. A tier that is away or lags comes back or is synchronised; so it is not named."""
+    another host key, or no more after the first night. A tier that is just away or lags comes back or is synchronised;
+    so it is not named."""
     for tier in result.tiers:
-        if tier.state == "blocked" and not tier.has_it:
-            output.notice(
-                f"tandem: {tier.name} is blocked and has not got the backup: {output.shown(tier.reason)}"
-            )
+        if tier.trouble and not tier.has_it and tier.state != "offline":
+            reason = output.why(tier.reason, tier.trouble)
+            output.notice(f"tandem: {tier.name} is {tier.state} and has not got the backup: {reason}")

@@ -96,11 +96,17 @@ def emit_table(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Ite
         print("  ".join(cells).rstrip())
 
 
-def emit_reasons(tiers: Iterable[Any]) -> None:
-    """Why a tier is not as it should be, a line each below the table: reasons are long."""
-    for tier in tiers:
-        if tier.reason:
-            print(f"{tier.name}: {shown(tier.reason)}")
+def emit_reasons(reasons: Iterable[tuple[str, str]]) -> None:
+    """Why a tier is not as it should be (its name, and `why`), a line each below the table: reasons are long."""
+    for name, reason in reasons:
+        if reason:
+            print(f"{name}: {reason}")
+
+
+def why(reason: str, trouble: str = "") -> str:
+    """Why a tier is not as it should be; ``trouble``: what blocks it, or did before and may still."""
+    before = f"; blocked before: {shown(trouble)}" if trouble not in ("", reason) else ""
+    return shown(reason) + before
 
 
 def notice(text: str) -> None:

@@ -44,9 +44,8 @@ def tiers(settings: Settings) -> int:
     output.emit_table(["NAME", "STATE", "REVISION", "LACKS", "URL"], rows, right=[2])
     for tier in status.tiers:
         if tier.state != "online":
-            print(
-                f"{tier.name}: {tier.state} since {output.local_time(tier.since)}: {output.shown(tier.reason)}"
-            )
+            reason = output.why(tier.reason, tier.trouble)
+            print(f"{tier.name}: {tier.state} since {output.local_time(tier.since)}: {reason}")
     return 0
 
 
@@ -96,7 +95,7 @@ def run_sync_command(settings: Settings, names: tuple[str, ...], *, full: bool) 
     elif not settings.quiet:
         _show_sync(result)
     for tier in behind if settings.quiet else ():
-        output.notice(f"tandem: {tier.name} is {tier.state}: {output.shown(tier.reason)}")
+        output.notice(f"tandem: {tier.name} is {tier.state}: {output.why(tier.reason)}")
     if result.lost:
         named = ", ".join(result.damaged) or "none"
         output.notice(
@@ -120,7 +119,7 @@ def _show_sync(result: SyncResult) -> None:
         for tier in result.tiers
     ]
     output.emit_table(["NAME", "STATE", "REVISIONS", "OBJECTS", "SENT", "TIME"], rows, right=[2, 3, 4, 5])
-    output.emit_reasons(result.tiers)
+    output.emit_reasons((tier.name, output.why(tier.reason)) for tier in result.tiers)
 
 
 async def _sync(settings: Settings, config: Config, names: list[str], full: bool) -> SyncResult:

@@ -14,8 +14,9 @@ NOT_CONFIGURED = "not in the configuration here; tandem tier add brings it back,
 @dataclass(frozen=True, slots=True)
 class TierStatus:
     """One tier. ``revision``: the highest number up to which it holds everything; ``missing_*``: what it lacks
-    up to the head, sizes in bytes; ``since``: UTC, when it entered its state; ``power_safe`` is None where no tier
-    was asked; ``tier_id``: 32 hex digits, as the configuration takes them."""
+    up to the head, sizes in bytes; ``trouble``: what blocks it, or did before, where it is not online again since;
+    ``since``: UTC, when it entered its state; ``power_safe`` is None where no tier was asked; ``tier_id``: 32 hex
+    digits, as the configuration takes them."""
 
     name: str
     url: str
@@ -25,6 +26,7 @@ class TierStatus:
     missing_objects: int
     missing_bytes: int
     reason: str
+    trouble: str
     since: str
     power_safe: bool | None
     tier_id: str
@@ -73,6 +75,7 @@ def _status(
         missing_objects=objects,
         missing_bytes=size,
         reason=reason,
+        trouble=row.trouble,
         since=row.since,
         power_safe=power_safe,
         tier_id=row.id.hex(),

@@ -81,6 +81,11 @@ class Tier:
         return str(getattr(self.store, "last_fault", ""))
 
     @property
+    def trouble(self) -> str:
+        """What blocks it; or what did before, where it is not online again since."""
+        return self.reason if self.state is TierState.BLOCKED else self.row.trouble
+
+    @property
     def troubled_s(self) -> float:
         """For how many seconds its link has failed and got nothing forward; 0 while all is well."""
         since: float | None = getattr(self.store, "troubled_since", None)
