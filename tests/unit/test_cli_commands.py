@@ -5,6 +5,7 @@ The use cases are replaced here by recorders; the scenarios run the real ones.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import json
@@ -478,6 +479,22 @@ def test_tiers_json_has_the_fields_of_the_contract(
     assert "2 revisions, 7 objects, 9.0 kB" in out
     assert "\nremote: lagging since 2026-11-2" in out
     assert ": lacks revisions; blocked before: no space left\n" in out
+
+
+def test_tiers_says_what_it_waits_for(
+    core: Core, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = asyncio.Event()
+
+    async def waits(_agent: object) -> Status:
+        await told.wait()
+        return Status(5, [])
+
+    monkeypatch.setattr(sys.modules["tandem_agent.tiers.status"], "tiers_status", waits)
+    monkeypatch.setattr("tandem_agent.cli.progress.SILENT_SECONDS", 0.001)
+    monkeypatch.setattr("tandem_agent.cli.output.notice", lambda text: (print(text), told.set()))
+    assert app.run(["tiers"]) == 0
+    assert capsys.readouterr().out.startswith("waiting for a tier (")
 
 
 class TestInit:

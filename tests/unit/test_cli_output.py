@@ -162,7 +162,7 @@ async def test_without_a_terminal_waiting_is_said_once(monkeypatch: pytest.Monke
     monkeypatch.setattr(output, "notice", lambda text: (said.append(text), told.set()))
     monkeypatch.setattr(progress_module, "SILENT_SECONDS", 0.001)
     progress = Progress(phase="contacting tiers")
-    tiers = [Seen("remote", "offline", "not contacted yet", "connection refused")]
+    tiers = [Seen("vault", "online"), Seen("remote", "offline", "not contacted yet", "connection refused")]
     async with followed(progress, tiers, quiet=True):
         await told.wait()
         await asyncio.sleep(0.01)

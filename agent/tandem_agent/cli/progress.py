@@ -68,7 +68,7 @@ async def _tell_of_waiting(progress: Progress, tiers: Sequence[Watched]) -> None
     while True:
         await asyncio.sleep(SILENT_SECONDS)
         if progress.phase.startswith(("contacting", "waiting")):
-            reasons = "; ".join(f"{t.name}: {_why(t) or t.state}" for t in tiers)
+            reasons = "; ".join(f"{t.name}: {_why(t) or t.state}" for t in tiers if t.state != "online")
             output.notice(f"waiting for a tier ({output.shown(reasons)})")
             return
 

@@ -50,11 +50,18 @@ def tiers(settings: Settings) -> int:
 
 
 async def _tiers(settings: Settings, config: Config) -> TiersStatus:
+    from ..progress import Progress
     from ..tiers.status import remembered_status, tiers_status
     from ..wiring import open_agent, open_state
+    from .progress import followed
 
+    progress = Progress(phase="contacting tiers")
     try:
-        async with open_agent(config, settings.passphrase(config)) as agent:
+        async with (
+            open_agent(config, settings.passphrase(config)) as agent,
+            # Too short for a live picture; but one that does not answer is waited for.
+            followed(progress, agent.tiers.tiers, quiet=True),
+        ):
             return await tiers_status(agent)
     except Busy:
         output.notice("notice: another tandem process is at work; this is what it saw last")
