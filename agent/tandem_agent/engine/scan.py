@@ -1,7 +1,7 @@
 """Walks the sources in depth-first order, names sorted by their bytes, and says what it finds as events.
 
-Every name is looked at (lstat) in every backup, here or a moment ago by `forerunners`; file content is read
-(`filereader`) only where the files cache has nothing that may be reused. Folders are opened relative to the
+Every name is looked at (lstat) in every backup, here or a moment ago by `forerunners`; entries are made (`stretch`),
+and file content is read, only where the files cache has nothing that may be reused. Folders are opened relative to the
 folder they are in and never through a symlink, so nothing that is swapped while it runs leads out of a source.
 What cannot be read becomes a warning and the walk goes on. Pages and packs are made elsewhere.
 """
@@ -12,14 +12,14 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tandem_agent.engine.beliefs import Beliefs
 from tandem_agent.engine.channel import Stopped
 from tandem_agent.engine.entries import EntryMaker
 from tandem_agent.engine.events import Draft, Enter, Event, Leave, Pending, Removed, Segment
-from tandem_agent.engine.filereader import AHEAD, FileReader, Outdated
+from tandem_agent.engine.filereader import FileReader
 from tandem_agent.engine.filescache import FilesCache, Row
 from tandem_agent.engine.folders import (
     FOLDER_FLAGS,
@@ -32,10 +32,10 @@ from tandem_agent.engine.forerun import Identity, Line
 from tandem_agent.engine.forerunners import Forerunners, is_fresh
 from tandem_agent.engine.options import LeftOut, ScanOptions
 from tandem_agent.engine.seen import STAT_FIELDS, Seen, Stat, Totals, compared, stats_digest, totals
+from tandem_agent.engine.stretch import StretchEntries
 from tandem_agent.engine.troubles import Warnings
 from tandem_agent.progress import Progress
 from tandem_protocol.pack import SMALL_FILE
-from tandem_protocol.tree import DIR
 
 OPEN_FOLDERS = 64
 RACY_NS = 2_000_000_000
@@ -107,7 +107,10 @@ class Scanner:
         self._stopping = stopping
         self._left_out = LeftOut(options)
         # From before forerunners began: what changed after they had looked may have the same time.
-        self._racy = min(time.time_ns(), forerunners.begun) - RACY_NS
+        racy = min(time.time_ns(), forerunners.begun) - RACY_NS
+        self._stretches = StretchEntries(
+            cache, self._beliefs, reader, self.entries, progress, warnings, forerunners.since, racy
+        )
         self._source = b""
         self._source_device = 0
 
@@ -260,7 +263,9 @@ class Scanner:
             level.children = folders
             level.segment = Segment([], [], believed, len(folders), [])
             return
-        entries = self._entries(level, kept, stats, numbers, row)
+        entries, gone = self._stretches.make(level.path, level.fd, kept, stats, numbers, row)
+        for folder in gone:
+            self._emit(Removed(folder))
         folders.reverse()
         level.children = folders
         level.segment = Segment(entries, numbers, None, len(folders), self._reader.flush_chunks())
@@ -308,107 +313,6 @@ class Scanner:
         counted.bytes += found.bytes
         progress.files += found.files
         progress.bytes_read += small
-
-    def _entries(
-        self,
-        level: _Level,
-        names: list[bytes],
-        stats: list[Stat],
-        numbers: list[int],
-        row: Row | None,
-    ) -> list[Draft | None]:
-        """Entries of a stretch: from the cache where the stat fields are the same, else read."""
-        detail = self._cache.detail(row) if row is not None else None
-        old = detail.by_name() if detail is not None else {}
-        trusted = row is not None and self._beliefs.run(row.run)
-        entries: list[Draft | None] = []
-        prefix = join(level.path, b"")
-        folder, width, racy = level.fd, STAT_FIELDS, self._racy
-        for i, name in enumerate(names):
-            if not i % AHEAD:
-                self._ahead(folder, names[i : i + AHEAD], stats[i : i + AHEAD], old)
-            st = stats[i]
-            at = i * width
-            found = old.get(name) if old else None
-            mode = st.st_mode & 0o170000
-            entry: Draft | None
-            if mode == 0o040000:
-                entry = None  # made when it is entered
-            elif (
-                found is not None
-                and found[0] == numbers[at : at + width]
-                and (trusted or self._beliefs.content(found[1]))
-            ):
-                entry = found[1]
-                if st.st_size >= SMALL_FILE:
-                    self._progress.bytes_read += st.st_size
-                if st.st_nlink > 1:
-                    entry = (*entry[:9], {**(entry[9] or {}), "l": (st.st_dev, st.st_ino)})
-            elif mode == 0o100000:
-                try:
-                    entry = self._reader.entry(folder, name, st, prefix + name)
-                except Outdated:
-                    st, entry = self._again(folder, name, prefix + name, st)
-                    numbers[at : at + width] = compared([st])
-            else:
-                entry = self.entries.special(folder, name, st, prefix + name)
-            entries.append(entry)
-            if st.st_ctime_ns >= racy or st.st_mtime_ns >= racy:
-                numbers[at + 3] = -1  # could change once more without its times showing it
-        self._reader.ahead(folder, ())
-        if old:
-            self._forget_gone(level, old, names, stats)
-        return entries
-
-    def _again(self, folder: int, name: bytes, path: bytes, st: Stat) -> tuple[Stat, Draft | None]:
-        """The stat and the entry of a name that is not any more what a forerunner saw as ``st``."""
-        try:
-            st = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        except OSError as error:
-            self._warnings.add_error(path, error)
-            return st, None
-        if stat.S_ISREG(st.st_mode):
-            return st, self._reader.entry(folder, name, st, path)
-        if stat.S_ISDIR(st.st_mode):
-            self._warnings.add(path, "was replaced by a folder while it was being backed up")
-            return st, None
-        return st, self.entries.special(folder, name, st, path)
-
-    def _ahead(
-        self,
-        folder: int,
-        names: list[bytes],
-        stats: list[Stat],
-        old: Mapping[bytes, tuple[list[int], Draft]],
-    ) -> None:
-        """Let the reader prepare for the files among ``names`` that will likely be read, where no forerunner did."""
-        since = self._forerunners.since
-        files = [
-            (name, st)
-            for name, st in zip(names, stats, strict=True)
-            if not (isinstance(st, Seen) and st.st_ctime_ns >= since)
-            and st.st_mode & 0o170000 == 0o100000
-            and st.st_size
-            and (
-                (found := old.get(name)) is None
-                or found[0][2] != st.st_mtime_ns
-                or found[0][3] != st.st_ctime_ns
-            )
-        ]
-        if len(files) > 1:
-            self._reader.ahead(folder, files)
-
-    def _forget_gone(
-        self,
-        level: _Level,
-        old: Mapping[bytes, tuple[list[int], Draft]],
-        names: list[bytes],
-        stats: list[Stat],
-    ) -> None:
-        now = {name for name, st in zip(names, stats, strict=True) if stat.S_ISDIR(st.st_mode)}
-        for name, (_, entry) in old.items():
-            if entry[0] == DIR and name not in now:
-                self._emit(Removed(join(level.path, name)))
 
     def pending(self) -> list[Pending]:
         """Contents begun since the last `Segment`, which the next one is to wait for."""
