@@ -55,6 +55,9 @@ CREATE INDEX live_by_revision ON live (added);
 CREATE INDEX live_keys ON live (name) WHERE type = 'key';
 CREATE INDEX journal_by_kind ON journal (kind);
 """,
-    2: "ALTER TABLE tiers ADD COLUMN trouble TEXT NOT NULL DEFAULT '';",
+    2: """
+ALTER TABLE tiers ADD COLUMN trouble TEXT NOT NULL DEFAULT '';
+UPDATE tiers SET trouble = reason WHERE state = 'blocked';
+""",
 }
 """By the version that it starts from: the statements that lead to the next one."""

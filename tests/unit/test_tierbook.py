@@ -22,12 +22,11 @@ from tandem_protocol.revision import Kind
 THIRD = b"3" * 16
 NEW = TierStart(Identity(RING.repository_id, THIRD, RING.root_public), "third", True)
 
+BEFORE_TROUBLES = TABLES.replace(",\n                    trouble TEXT NOT NULL DEFAULT ''", "")
 BEFORE_TAKEOVERS = (
-    TABLES[: TABLES.index("CREATE TABLE backups")]
-    .replace(
+    BEFORE_TROUBLES[: BEFORE_TROUBLES.index("CREATE TABLE backups")].replace(
         ",\n                    floor INTEGER NOT NULL DEFAULT 0, imported INTEGER NOT NULL DEFAULT 1", ""
     )
-    .replace(",\n                    trouble TEXT NOT NULL DEFAULT ''", "")
     + "CREATE TABLE backups (n INTEGER PRIMARY KEY, id BLOB NOT NULL, name TEXT NOT NULL, info TEXT NOT NULL);"
 )
 
@@ -176,6 +175,23 @@ def test_a_state_folder_of_before_is_carried_over(tmp_path: Path) -> None:
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA,)
     db.close()
+
+
+def test_a_tier_that_was_blocked_before_is_remembered_as_such(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "state.sqlite") as db:
+        db.executescript(BEFORE_TROUBLES)
+        db.execute("PRAGMA user_version = 2")
+        identity = Identity(RING.repository_id, TIER, RING.root_public).encode()
+        db.execute(
+            "INSERT INTO tiers VALUES (?, 'vault', 0, ?, 1, 0, 0, 'blocked', 'no space left', 'then', 0, 1)",
+            (TIER, identity),
+        )
+    db.close()
+    folder = Folder(tmp_path)
+    folder.again().set_tier_state(TIER, "blocked", "no space left")
+    folder.again().set_tier_state(TIER, "lagging", "lacks revisions")
+    assert folder.again().tier(TIER).trouble == "no space left"
+    folder.close()
 
 
 def structure(path: Path) -> dict[str, object]:
