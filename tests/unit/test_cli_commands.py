@@ -487,7 +487,8 @@ def test_tiers_says_what_it_waits_for(
     told = asyncio.Event()
 
     async def waits(_agent: object) -> Status:
-        await told.wait()
+        async with asyncio.timeout(30):
+            await told.wait()
         return Status(5, [])
 
     monkeypatch.setattr(sys.modules["tandem_agent.tiers.status"], "tiers_status", waits)

@@ -75,7 +75,7 @@ def backup(
         if not settings.quiet:
             _show(result)
     if settings.quiet:
-        _tell_blocked(result)
+        _tell_of_trouble(result)
     return _exit_code(result, needed)
 
 
@@ -141,7 +141,7 @@ def _show(result: BackupResult) -> None:
     output.emit_reasons((t.name, output.why(t.reason, t.trouble)) for t in result.tiers if not t.has_it)
 
 
-def _tell_blocked(result: BackupResult) -> None:
+def _tell_of_trouble(result: BackupResult) -> None:
     """What somebody must look at though the backup is done: without this cron would mail nothing of a full disk or
     another host key, or no more after the first night. A tier that is just away or lags comes back or is synchronised;
     so it is not named."""

@@ -97,13 +97,13 @@ def emit_table(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Ite
 
 
 def emit_reasons(reasons: Iterable[tuple[str, str]]) -> None:
-    """Why a tier is not as it should be (its name, and `why`), a line each below the table: reasons are long."""
+    """Why a tier is not as it should be (its name, and the text), a line each below the table: reasons are long."""
     for name, reason in reasons:
         if reason:
             print(f"{name}: {reason}")
 
 
-def why(reason: str, trouble: str = "") -> str:
+def why(reason: str, trouble: str) -> str:
     """Why a tier is not as it should be; ``trouble``: what blocks it, or did before and may still."""
     before = f"; blocked before: {shown(trouble)}" if trouble not in ("", reason) else ""
     return shown(reason) + before

@@ -85,5 +85,5 @@ def _show(result: TakeoverResult) -> None:
         output.notice(f"notice: {output.shown(notice)}")
     rows = [[tier.name, tier.state, "yes" if tier.imported else "no"] for tier in result.tiers]
     output.emit_table(["NAME", "STATE", "TAKEN OVER"], rows)
-    output.emit_reasons((tier.name, output.why(tier.reason)) for tier in result.tiers)
+    output.emit_reasons((tier.name, output.shown(tier.reason)) for tier in result.tiers)
     print("Next: tandem sync, then tandem backup.")

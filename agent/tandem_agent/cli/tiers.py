@@ -102,7 +102,7 @@ def run_sync_command(settings: Settings, names: tuple[str, ...], *, full: bool) 
     elif not settings.quiet:
         _show_sync(result)
     for tier in behind if settings.quiet else ():
-        output.notice(f"tandem: {tier.name} is {tier.state}: {output.why(tier.reason)}")
+        output.notice(f"tandem: {tier.name} is {tier.state}: {output.shown(tier.reason)}")
     if result.lost:
         named = ", ".join(result.damaged) or "none"
         output.notice(
@@ -126,7 +126,7 @@ def _show_sync(result: SyncResult) -> None:
         for tier in result.tiers
     ]
     output.emit_table(["NAME", "STATE", "REVISIONS", "OBJECTS", "SENT", "TIME"], rows, right=[2, 3, 4, 5])
-    output.emit_reasons((tier.name, output.why(tier.reason)) for tier in result.tiers)
+    output.emit_reasons((tier.name, output.shown(tier.reason)) for tier in result.tiers)
 
 
 async def _sync(settings: Settings, config: Config, names: list[str], full: bool) -> SyncResult:
